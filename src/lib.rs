@@ -1,1 +1,21 @@
+//! Nat destination: Segment events in Kafka → identify calls → once per contact and day → Nat.app.
+//!
+//! Read it along one event's way: [`ingest`] (source topics → queue topic) and [`deliver`] (queue topic → Nat.app). The
+//! rules that they go by are pure and lie below: [`segment`], [`dedup`], [`nat`]. [`service`] starts both together, and
+//! [`cli`] is what users type.
 
+pub mod admin;
+pub mod cli;
+pub mod config;
+pub mod dead_letter;
+pub mod dedup;
+pub mod deliver;
+pub mod ingest;
+pub mod kafka;
+pub mod lag;
+pub mod metrics;
+pub mod nat;
+pub mod sandbox;
+pub mod segment;
+pub mod service;
+pub mod stage;

@@ -1,0 +1,128 @@
+//! The admin server: `/metrics`, `/livez` (is it stuck?) and `/readyz` (does it deliver?), each of which says why.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use axum::routing::get;
+use tokio::sync::watch;
+
+use crate::metrics::Metrics;
+use crate::stage::StageStatus;
+
+/// A stage that has said nothing for so long is stuck. Waiting for a full producer may take a minute.
+const LONGEST_SILENCE: Duration = Duration::from_secs(90);
+
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "admin.listen = \"{address}\": {error}; another program may be listening there: choose a free port, or port 0 for any"
+)]
+pub struct AdminError {
+    address: SocketAddr,
+    error: std::io::Error,
+}
+
+#[derive(Clone)]
+struct Admin {
+    metrics: Arc<Metrics>,
+    ingest: watch::Receiver<StageStatus>,
+    deliver: watch::Receiver<StageStatus>,
+}
+
+/// Serves in the background for as long as the runtime lives; returns the address.
+///
+/// # Errors
+/// When the address is taken or not ours.
+pub async fn serve(
+    address: SocketAddr,
+    metrics: Arc<Metrics>,
+    ingest: watch::Receiver<StageStatus>,
+    deliver: watch::Receiver<StageStatus>,
+) -> Result<SocketAddr, AdminError> {
+    let failed = |error| AdminError { address, error };
+    let listener = tokio::net::TcpListener::bind(address).await.map_err(failed)?;
+    let bound = listener.local_addr().map_err(failed)?;
+    let router = Router::new()
+        .route("/", get(index))
+        .route("/metrics", get(serve_metrics))
+        .route("/livez", get(livez))
+        .route("/readyz", get(readyz))
+        .with_state(Admin { metrics, ingest, deliver });
+    tokio::spawn(async move {
+        if let Err(error) = axum::serve(listener, router).await {
+            tracing::error!(%error, "the admin server has ended");
+        }
+    });
+    tracing::info!(address = %bound, "admin server: /metrics /livez /readyz");
+    Ok(bound)
+}
+
+async fn index() -> &'static str {
+    "Nat destination\n\n/metrics  for Prometheus\n/livez    is it stuck?\n/readyz   does it deliver?\n"
+}
+
+async fn serve_metrics(State(admin): State<Admin>) -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], admin.metrics.text())
+}
+
+async fn livez(State(admin): State<Admin>) -> (StatusCode, String) {
+    let stages = [("ingest", &admin.ingest), ("deliver", &admin.deliver)];
+    let stuck: Vec<String> = stages
+        .iter()
+        .map(|(name, status)| (name, status.borrow().beat.elapsed()))
+        .filter(|(_, silence)| *silence > LONGEST_SILENCE)
+        .map(|(name, silence)| format!("{name} has said nothing for {} s", silence.as_secs()))
+        .collect();
+    answer(stuck, "alive")
+}
+
+async fn readyz(State(admin): State<Admin>) -> (StatusCode, String) {
+    let (ingest, deliver) = (admin.ingest.borrow().clone(), admin.deliver.borrow().clone());
+    let (status, mut text) = answer(why_not_ready(&ingest, &deliver), "ready");
+    if let Some(reason) = deliver.circuit {
+        // It is ready all the same: nothing but Nat.app can mend it, and events wait in Kafka.
+        text.push_str(&format!("circuit to Nat.app open: {reason}\n"));
+    }
+    (status, text)
+}
+
+fn why_not_ready(ingest: &StageStatus, deliver: &StageStatus) -> Vec<String> {
+    let mut reasons = Vec::new();
+    if !ingest.assigned {
+        reasons.push("ingest waits for its group to assign source partitions".to_owned());
+    }
+    if !deliver.assigned {
+        reasons.push("deliver waits for its group to assign queue partitions".to_owned());
+    }
+    if deliver.restoring > 0 {
+        reasons.push(format!("deliver restores the delivered set of {} partition(s)", deliver.restoring));
+    }
+    reasons
+}
+
+fn answer(reasons: Vec<String>, fine: &str) -> (StatusCode, String) {
+    if reasons.is_empty() {
+        (StatusCode::OK, format!("{fine}\n"))
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, reasons.join("\n") + "\n")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_not_ready_until_assigned_and_restored_and_says_why() {
+        let waiting = StageStatus::starting();
+        assert_eq!(why_not_ready(&waiting, &waiting).len(), 2);
+        let assigned = StageStatus { assigned: true, ..waiting.clone() };
+        let restoring = StageStatus { restoring: 3, ..assigned.clone() };
+        assert_eq!(why_not_ready(&assigned, &restoring), ["deliver restores the delivered set of 3 partition(s)"]);
+        assert!(why_not_ready(&assigned, &assigned).is_empty());
+    }
+}

@@ -1,0 +1,110 @@
+//! `check`: is the configuration right, and is everything there that it names?
+
+use std::process::ExitCode;
+
+use clap::Args;
+
+use super::{CommandError, SettingsArgs, load, start_logs};
+use crate::config::{Log, table};
+use crate::{kafka, nat};
+
+/// Check the configuration, the brokers, the credentials and the topics; change nothing
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    nat-destination check --config nat-destination.toml\n  \
+    nat-destination check --config nat-destination.toml --offline    (in a pipeline, without a network)\n  \
+    nat-destination check --print-example > nat-destination.toml\n\n\
+    Exit codes: 0 all is right, 1 a problem, 2 wrong usage.")]
+pub struct CheckArgs {
+    #[command(flatten)]
+    settings: SettingsArgs,
+    /// Check what can be checked without a network
+    #[arg(long)]
+    offline: bool,
+    /// Print a commented configuration with every setting, and end
+    #[arg(long)]
+    print_example: bool,
+}
+
+pub async fn run(args: CheckArgs) -> Result<ExitCode, CommandError> {
+    if args.print_example {
+        print!("{}", table::example());
+        return Ok(ExitCode::SUCCESS);
+    }
+    start_logs(&Log { format: "human".into(), level: "error".into() });
+    let config = load(&args.settings)?;
+    let mut report = Report::default();
+    report.take("settings", Ok("every setting is right".into()));
+    report.take(
+        "API key",
+        match nat::key_problem(&config.nat) {
+            None => Ok("there".into()),
+            Some(problem) => Err(problem.to_string()),
+        },
+    );
+    if args.offline {
+        return Ok(report.end());
+    }
+    let source = kafka::source_partitions(&config).await;
+    if let Err(
+        problem @ (kafka::KafkaProblem::Unreachable { .. }
+        | kafka::KafkaProblem::Credentials(_)
+        | kafka::KafkaProblem::Properties(_)),
+    ) = &source
+    {
+        // Without a broker there is nothing more to find out.
+        report.take("brokers", Err(problem.to_string()));
+        return Ok(report.end());
+    }
+    report.take("brokers", Ok(format!("{} answered", config.kafka.brokers)));
+    report.take(
+        "source topics",
+        match source {
+            Ok(topics) => Ok(topics
+                .iter()
+                .map(|(topic, count)| format!("{topic} ({count} partitions)"))
+                .collect::<Vec<_>>()
+                .join(", ")),
+            Err(problem) => Err(problem.to_string()),
+        },
+    );
+    report.take(
+        "own topics",
+        match kafka::verify_or_create(&config, false).await {
+            Ok(topics) => Ok(topics
+                .iter()
+                .map(|topic| format!("{} ({} partitions)", topic.topic, topic.partitions))
+                .collect::<Vec<_>>()
+                .join(", ")),
+            Err(kafka::KafkaProblem::Topic { topic, problem })
+                if config.topics.create && problem.starts_with("it is missing") =>
+            {
+                Ok(format!("{topic} is missing and will be created at the first start (topics.create = true)"))
+            }
+            Err(problem) => Err(problem.to_string()),
+        },
+    );
+    Ok(report.end())
+}
+
+/// One line a check, all of them, whatever comes first.
+#[derive(Default)]
+struct Report {
+    problems: usize,
+}
+
+impl Report {
+    fn take(&mut self, what: &str, result: Result<String, String>) {
+        match result {
+            Ok(found) => println!("ok       {what}: {found}"),
+            Err(problem) => {
+                self.problems += 1;
+                println!("PROBLEM  {what}: {problem}");
+            }
+        }
+    }
+
+    fn end(&self) -> ExitCode {
+        if self.problems == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    }
+}

@@ -1,0 +1,161 @@
+//! What users type: one file a command. This one has the arguments, the runtime, the logs and the exit codes.
+
+mod check;
+mod completions;
+mod demo;
+mod explain;
+mod generate;
+mod run;
+mod stand_in;
+mod topics;
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
+use crate::config::{Config, Log, Problem, Sources};
+
+/// Delivers Segment's identify calls from Kafka to Nat.app: each contact once a day, nothing lost.
+#[derive(Debug, Parser)]
+#[command(name = "nat-destination", version, max_term_width = 110, arg_required_else_help = true)]
+#[command(after_help = "First steps:\n  \
+    nat-destination demo                       see it work, without Kafka or Nat.app\n  \
+    nat-destination check --print-example      a configuration to begin with\n  \
+    nat-destination check --config FILE        is it right, and is everything there?\n  \
+    nat-destination run --config FILE          the service\n\n\
+    Exit codes: 0 done, 1 a problem (told on stderr), 2 wrong usage.")]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Run(run::RunArgs),
+    Demo(demo::DemoArgs),
+    Check(check::CheckArgs),
+    Explain(explain::ExplainArgs),
+    Topics(topics::TopicsArgs),
+    StandIn(stand_in::StandInArgs),
+    Generate(generate::GenerateArgs),
+    Completions(completions::CompletionsArgs),
+}
+
+/// Where the settings come from.
+#[derive(Debug, Clone, Args)]
+pub struct SettingsArgs {
+    /// The configuration file (TOML)
+    #[arg(long, short, env = "NAT_DESTINATION_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// A setting that goes before the file and the environment; may be repeated
+    #[arg(long = "set", value_name = "NAME=VALUE")]
+    pub set: Vec<String>,
+}
+
+impl SettingsArgs {
+    pub fn sources(&self) -> Sources {
+        let environment = std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+            .collect();
+        Sources { file: self.config.clone(), environment, set: self.set.clone() }
+    }
+}
+
+/// Why a command ended with exit code 1.
+#[derive(Debug, thiserror::Error)]
+pub enum CommandError {
+    #[error("{}", list_of(.0))]
+    Settings(Vec<Problem>),
+    #[error("{0}")]
+    Told(String),
+}
+
+impl CommandError {
+    pub fn told(error: impl std::fmt::Display) -> CommandError {
+        CommandError::Told(error.to_string())
+    }
+}
+
+fn list_of(problems: &[Problem]) -> String {
+    let lines: Vec<String> = problems.iter().map(|problem| format!("  {problem}")).collect();
+    let noun = if problems.len() == 1 { "problem" } else { "problems" };
+    format!(
+        "{} {noun} in the configuration:\n{}\n\nAll settings with their meaning: nat-destination check --print-example",
+        problems.len(),
+        lines.join("\n")
+    )
+}
+
+/// Runs what the command line says.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: the runtime cannot be started: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let result = runtime.block_on(async {
+        match cli.command {
+            Command::Run(args) => run::run(args).await,
+            Command::Demo(args) => demo::run(args).await,
+            Command::Check(args) => check::run(args).await,
+            Command::Explain(args) => explain::run(&args),
+            Command::Topics(args) => topics::run(args).await,
+            Command::StandIn(args) => stand_in::run(args).await,
+            Command::Generate(args) => generate::run(args).await,
+            Command::Completions(args) => completions::run(&args),
+        }
+    });
+    // Threads that wait for a broker must not hold the end back.
+    runtime.shutdown_background();
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The settings, or all that is wrong with them.
+fn load(settings: &SettingsArgs) -> Result<Config, CommandError> {
+    Config::load(&settings.sources()).map_err(CommandError::Settings)
+}
+
+/// Logs go to stderr: human on a terminal, JSON otherwise, or as configured.
+pub fn start_logs(log: &Log) {
+    let filter = log.level.parse::<tracing_subscriber::filter::Targets>().unwrap_or_default();
+    let human = match log.format.as_str() {
+        "human" => true,
+        "json" => false,
+        _ => std::io::stderr().is_terminal(),
+    };
+    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let registry = tracing_subscriber::registry().with(filter);
+    // An error says that logs have been started already, which is as good.
+    let _ = if human {
+        registry.with(layer.with_ansi(std::io::stderr().is_terminal()).with_target(false)).try_init()
+    } else {
+        registry.with(layer.json().flatten_event(true)).try_init()
+    };
+}
+
+/// Returns at the first SIGTERM or Ctrl-C; a second one ends the process at once.
+pub async fn told_to_stop() -> Result<(), CommandError> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate()).map_err(CommandError::told)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(CommandError::told)?;
+    tokio::select! { _ = terminate.recv() => {} _ = interrupt.recv() => {} }
+    tokio::spawn(async move {
+        let code = tokio::select! { _ = terminate.recv() => 143, _ = interrupt.recv() => 130 };
+        tracing::warn!("second signal: ending at once; what was not settled will be read again");
+        std::process::exit(code);
+    });
+    Ok(())
+}

@@ -1,0 +1,68 @@
+//! `run`: the service.
+
+use std::process::ExitCode;
+
+use clap::Args;
+
+use super::{CommandError, SettingsArgs, load, start_logs, told_to_stop};
+use crate::config::{self, Config};
+use crate::service::Service;
+
+/// Run the service: source topics → queue → Nat.app
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    nat-destination run --config nat-destination.toml\n  \
+    nat-destination run --config nat-destination.toml --until-caught-up    (for scripts and cron)\n  \
+    NAT_DESTINATION_NAT_URL=https://… nat-destination run --set kafka.brokers=k1:9092,k2:9092 --set nat.api_key_file=key\n  \
+    nat-destination run --config nat-destination.toml --print-config")]
+pub struct RunArgs {
+    #[command(flatten)]
+    settings: SettingsArgs,
+    /// End with exit code 0 once every event that was in the source topics at the start is settled
+    #[arg(long)]
+    until_caught_up: bool,
+    /// Print every setting, its value and where that came from (secrets masked), and end
+    #[arg(long)]
+    print_config: bool,
+}
+
+pub async fn run(args: RunArgs) -> Result<ExitCode, CommandError> {
+    if args.print_config {
+        let (resolved, problems) = config::resolve::resolve(&args.settings.sources());
+        print!("{}", config::print(&resolved));
+        return if problems.is_empty() { Ok(ExitCode::SUCCESS) } else { Err(CommandError::Settings(problems)) };
+    }
+    let config = load(&args.settings)?;
+    start_logs(&config.log);
+    let told = told_to_stop();
+    tokio::pin!(told);
+    let mut service = tokio::select! {
+        service = Service::start(config.clone(), true) => service.map_err(CommandError::told)?,
+        stopped = &mut told => {
+            stopped?;
+            return Ok(ExitCode::SUCCESS); // Nothing has begun.
+        }
+    };
+    tokio::select! {
+        ended = service.ended() => return ended.map(|()| ExitCode::SUCCESS).map_err(CommandError::told),
+        stopped = &mut told => {
+            stopped?;
+            tracing::info!("told to stop: finishing what is in flight");
+        }
+        caught_up = caught_up(&config, args.until_caught_up) => {
+            caught_up?;
+            tracing::info!("caught up");
+        }
+    }
+    service.stop();
+    service.ended().await.map_err(CommandError::told)?;
+    tracing::info!("ended: everything settled is committed");
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn caught_up(config: &Config, wanted: bool) -> Result<(), CommandError> {
+    match wanted {
+        true => Service::caught_up(config).await.map_err(CommandError::told),
+        false => std::future::pending().await,
+    }
+}

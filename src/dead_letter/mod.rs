@@ -1,0 +1,127 @@
+//! The dead letter: the source record's key, value and headers untouched, plus what became of it in headers. The names
+//! are Kafka Connect's (`__connect.errors.*`, KIP-298), so that existing tools read them, and ours (`nat.*`).
+
+use rdkafka::message::{Header, OwnedHeaders};
+
+use crate::kafka::Headers;
+use crate::nat::Answer;
+
+pub mod origin;
+
+pub use origin::Origin;
+
+/// Our own headers.
+pub mod header {
+    pub const REASON: &str = "nat.reason";
+    pub const STATUS: &str = "nat.status";
+    pub const ANSWER: &str = "nat.answer";
+    pub const ATTEMPTS: &str = "nat.attempts";
+    /// Unix milliseconds.
+    pub const FIRST_ATTEMPT: &str = "nat.first_attempt";
+    /// Unix milliseconds.
+    pub const LAST_ATTEMPT: &str = "nat.last_attempt";
+    pub const REDRIVE_COUNT: &str = "nat.redrive_count";
+    /// Only where the dead-letter topic does not take the whole value: the length of it, in bytes.
+    pub const TRUNCATED: &str = "nat.value.truncated";
+}
+
+/// Of a value that the dead-letter topic does not take, this much is kept.
+const KEPT_OF_TOO_LARGE: usize = 64 * 1024;
+
+/// Why an event cannot be delivered, though it is a right identify call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Undeliverable {
+    Rejected,
+    RetriesExhausted,
+    /// Larger than the queue topic takes.
+    TooLarge,
+}
+
+impl Undeliverable {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Undeliverable::Rejected => "rejected",
+            Undeliverable::RetriesExhausted => "retries_exhausted",
+            Undeliverable::TooLarge => "too_large",
+        }
+    }
+}
+
+/// The attempts made before an event was given up. Unix milliseconds.
+#[derive(Debug, Clone)]
+pub struct Attempts {
+    pub count: u32,
+    pub first: i64,
+    pub last: i64,
+    pub answer: Answer,
+}
+
+/// What the headers of a dead letter tell.
+#[derive(Debug)]
+pub struct Verdict<'a> {
+    pub origin: &'a Origin,
+    /// `ingest` or `deliver`.
+    pub stage: &'static str,
+    pub reason: &'static str,
+    pub attempts: Option<&'a Attempts>,
+}
+
+impl Verdict<'_> {
+    /// What happened in plain words; no personal data.
+    fn message(&self) -> String {
+        match (self.reason, self.attempts) {
+            (_, Some(attempts)) => {
+                let answer = match attempts.answer.status() {
+                    Some(status) => format!("HTTP {status}: {}", attempts.answer.text()),
+                    None => attempts.answer.text().to_owned(),
+                };
+                format!("{} after {} attempt(s): {answer}", self.reason, attempts.count)
+            }
+            ("too_large", None) => "the event is larger than the queue topic takes (its max.message.bytes)".into(),
+            (reason, None) => format!("the event is not one that Nat.app accepts: {reason}"),
+        }
+    }
+
+    /// The headers of the dead letter: the original ones, then these.
+    pub fn headers(&self, original: &Headers) -> OwnedHeaders {
+        let origin = self.origin;
+        let (stage, class) = match self.stage {
+            "ingest" => ("VALUE_CONVERTER", "nat_destination::ingest"),
+            _ => ("TASK_PUT", "nat_destination::deliver"),
+        };
+        let mut told: Vec<(&str, String)> = vec![
+            ("__connect.errors.topic", origin.topic.clone()),
+            ("__connect.errors.partition", origin.partition.to_string()),
+            ("__connect.errors.offset", origin.offset.to_string()),
+            ("__connect.errors.connector.name", "nat-destination".into()),
+            ("__connect.errors.task.id", "0".into()),
+            ("__connect.errors.stage", stage.into()),
+            ("__connect.errors.class.name", class.into()),
+            ("__connect.errors.exception.class.name", format!("nat_destination::{}", self.reason)),
+            ("__connect.errors.exception.message", self.message()),
+            (origin::SOURCE, origin.to_string()),
+            (header::REASON, self.reason.into()),
+            (header::REDRIVE_COUNT, "0".into()),
+        ];
+        if let Some(attempts) = self.attempts {
+            told.extend(attempts.answer.status().map(|status| (header::STATUS, status.to_string())));
+            told.push((header::ANSWER, attempts.answer.text().to_owned()));
+            told.push((header::ATTEMPTS, attempts.count.to_string()));
+            told.push((header::FIRST_ATTEMPT, attempts.first.to_string()));
+            told.push((header::LAST_ATTEMPT, attempts.last.to_string()));
+        }
+        let capacity = original.len() + told.len();
+        let kept = original.iter().fold(OwnedHeaders::new_with_capacity(capacity), |headers, (key, value)| {
+            headers.insert(Header { key, value: value.as_deref() })
+        });
+        told.iter().fold(kept, |headers, (key, value)| headers.insert(Header { key, value: Some(value) }))
+    }
+}
+
+/// Where even the dead-letter topic does not take the value: the beginning of it, and a header that says so. The whole
+/// stands in the source topic, at the place that the headers name, for as long as that keeps it.
+pub fn shortened(value: &[u8], headers: OwnedHeaders) -> (&[u8], OwnedHeaders) {
+    let length = value.len().to_string();
+    let headers = headers.insert(Header { key: header::TRUNCATED, value: Some(&length) });
+    (&value[..value.len().min(KEPT_OF_TOO_LARGE)], headers)
+}

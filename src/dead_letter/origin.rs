@@ -1,0 +1,111 @@
+//! Where an event came from: the source record's place and key, carried through the queue in two headers that are
+//! taken off again when the event becomes a dead letter.
+
+use std::fmt;
+
+use rdkafka::message::{Header, OwnedHeaders};
+
+use crate::kafka::Headers;
+
+/// `topic/partition/offset/timestamp`, and `/item` for one of a batch. The timestamp is Unix milliseconds.
+pub const SOURCE: &str = "nat.source";
+/// The source record's key, where it had one.
+pub const SOURCE_KEY: &str = "nat.source.key";
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Origin {
+    pub topic: String,
+    pub partition: i32,
+    pub offset: i64,
+    /// Unix milliseconds.
+    pub timestamp: i64,
+    pub key: Option<Vec<u8>>,
+    /// Its place in a batch.
+    pub item: Option<usize>,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}/{}/{}", self.topic, self.partition, self.offset, self.timestamp)?;
+        match self.item {
+            Some(item) => write!(f, "/{item}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Origin {
+    /// Puts the where-from headers behind the original ones.
+    pub fn append_to(&self, headers: OwnedHeaders) -> OwnedHeaders {
+        let source = self.to_string();
+        let headers = headers.insert(Header { key: SOURCE, value: Some(&source) });
+        match &self.key {
+            Some(key) => headers.insert(Header { key: SOURCE_KEY, value: Some(key) }),
+            None => headers,
+        }
+    }
+
+    /// Takes them off again; what is left is the source record's. A record that has none was put into the queue by
+    /// something else: then its origin is its place in the queue.
+    pub fn take_from(headers: &mut Headers) -> Option<Origin> {
+        let key = match headers.last() {
+            Some((name, _)) if name == SOURCE_KEY => headers.pop().and_then(|(_, key)| key),
+            _ => None,
+        };
+        let (name, source) = headers.last()?;
+        let source = (name == SOURCE).then_some(source.as_deref()).flatten()?;
+        let mut origin = Origin::parse(std::str::from_utf8(source).ok()?)?;
+        headers.pop();
+        origin.key = key;
+        Some(origin)
+    }
+
+    fn parse(text: &str) -> Option<Origin> {
+        let mut parts = text.split('/');
+        let origin = Origin {
+            topic: parts.next()?.to_owned(),
+            partition: parts.next()?.parse().ok()?,
+            offset: parts.next()?.parse().ok()?,
+            timestamp: parts.next()?.parse().ok()?,
+            key: None,
+            item: match parts.next() {
+                Some(item) => Some(item.parse().ok()?),
+                None => None,
+            },
+        };
+        parts.next().is_none().then_some(origin)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rdkafka::message::Headers as _;
+
+    fn plain(headers: &OwnedHeaders) -> Headers {
+        headers.iter().map(|header| (header.key.to_owned(), header.value.map(<[u8]>::to_vec))).collect()
+    }
+
+    #[test]
+    fn what_is_put_behind_the_original_headers_is_taken_off_whole() {
+        for (key, item) in [(None, None), (Some(vec![0, 255]), Some(3)), (Some(Vec::new()), None)] {
+            let origin = Origin { topic: "a.b-c_d".into(), partition: 3, offset: 77, timestamp: -1, key, item };
+            // Even an original header of our own name stays what it was.
+            let original = OwnedHeaders::new()
+                .insert(Header { key: SOURCE, value: Some("theirs") })
+                .insert(Header { key: "x", value: None::<&str> });
+            let mut headers = plain(&origin.append_to(original.clone()));
+            assert_eq!(Origin::take_from(&mut headers), Some(origin));
+            assert_eq!(headers, plain(&original));
+        }
+    }
+
+    #[test]
+    fn foreign_headers_are_no_origin() {
+        for foreign in ["", "t", "t/1", "t/1/2", "t/x/2/3", "t/1/2/3/4/5"] {
+            let mut headers = vec![(SOURCE.to_owned(), Some(foreign.as_bytes().to_vec()))];
+            assert_eq!(Origin::take_from(&mut headers), None, "{foreign:?}");
+            assert_eq!(headers.len(), 1);
+        }
+    }
+}

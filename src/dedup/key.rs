@@ -1,0 +1,108 @@
+//! The keys of dedup: 16-byte hashes, so that neither memory nor a topic holds an email address.
+
+use std::fmt;
+
+use crate::segment::{EngageMode, Identify};
+
+/// 128 bits of BLAKE3. Two keys that differ collide once in 2^64 entries or so: never.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Key(pub [u8; 16]);
+
+/// The hash of a normalised email address. What logs show of a contact.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Contact(pub [u8; 16]);
+
+/// What a key stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// (contact, day): sent once.
+    Visit,
+    /// (contact, computation key): sent when the value differs from the last one accepted.
+    Engage { value: u64 },
+}
+
+/// What an event is compared by with those delivered before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DedupKey {
+    pub key: Key,
+    pub kind: Kind,
+}
+
+impl Kind {
+    /// The word in metrics: `visit` or `engage`.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Kind::Visit => "visit",
+            Kind::Engage { .. } => "engage",
+        }
+    }
+}
+
+impl Contact {
+    pub fn of(email: &str) -> Contact {
+        Contact(hash(&[b"contact", email.as_bytes()]))
+    }
+}
+
+impl DedupKey {
+    pub fn of(identify: &Identify<'_>, mode: EngageMode) -> DedupKey {
+        match &identify.engage {
+            Some(engage) if mode == EngageMode::Changes => {
+                let value = hash(&[b"value", engage.value.trim().as_bytes()]);
+                DedupKey {
+                    key: Key(hash(&[b"engage", identify.email.as_bytes(), engage.key.as_bytes()])),
+                    kind: Kind::Engage { value: u64::from_be_bytes(first_eight(&value)) },
+                }
+            }
+            _ => {
+                let day = identify.day;
+                let day = [
+                    day.year().to_be_bytes(),
+                    i16::from(day.month()).to_be_bytes(),
+                    i16::from(day.day()).to_be_bytes(),
+                ];
+                DedupKey {
+                    key: Key(hash(&[b"visit", identify.email.as_bytes(), day.as_flattened()])),
+                    kind: Kind::Visit,
+                }
+            }
+        }
+    }
+}
+
+/// Each part goes in with its length, so that no two lists of parts read alike.
+fn hash(parts: &[&[u8]]) -> [u8; 16] {
+    let mut hasher = blake3::Hasher::new();
+    for part in parts {
+        hasher.update(&(part.len() as u64).to_be_bytes());
+        hasher.update(part);
+    }
+    let mut out = [0; 16];
+    hasher.finalize_xof().fill(&mut out);
+    out
+}
+
+fn first_eight(bytes: &[u8; 16]) -> [u8; 8] {
+    let mut out = [0; 8];
+    out.copy_from_slice(&bytes[..8]);
+    out
+}
+
+impl fmt::Display for Contact {
+    /// The short hash: twelve hexadecimal digits.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0[..6].iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Contact {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Contact({self})")
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}

@@ -1,0 +1,10 @@
+//! What "already delivered" is: the keys, the set in memory, and the changelog record that the set is restored from.
+//! Pure: knows neither Kafka nor the clock.
+
+mod changelog;
+mod key;
+mod set;
+
+pub use changelog::{Delivered, UnreadableDelivered};
+pub use key::{Contact, DedupKey, Key, Kind};
+pub use set::DeliveredSet;

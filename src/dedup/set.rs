@@ -1,0 +1,148 @@
+//! The delivered set of one partition: which contact-days were accepted, and each Engage value last accepted.
+//!
+//! An entry lives for the retention from the moment it was accepted. Visits lie in one bucket per day of acceptance,
+//! so that forgetting is dropping a bucket; an entry may therefore outlive its retention by up to a day, never less.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::hash::{BuildHasherDefault, Hasher};
+use std::time::Duration;
+
+use super::{DedupKey, Key, Kind};
+
+const BUCKET_MILLIS: i64 = 86_400_000;
+
+/// The keys are hashes already: their first eight bytes will do.
+#[derive(Default)]
+pub struct KeyHasher(u64);
+
+impl Hasher for KeyHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+    fn write(&mut self, bytes: &[u8]) {
+        let mut eight = [0; 8];
+        let length = bytes.len().min(8);
+        eight[..length].copy_from_slice(&bytes[..length]);
+        self.0 ^= u64::from_le_bytes(eight);
+    }
+    fn write_usize(&mut self, _length_prefix: usize) {}
+}
+
+type KeyBuild = BuildHasherDefault<KeyHasher>;
+
+#[derive(Debug)]
+pub struct DeliveredSet {
+    retention_millis: i64,
+    /// By day of acceptance.
+    visits: BTreeMap<i64, HashSet<Key, KeyBuild>>,
+    /// The value last accepted, and when (Unix milliseconds).
+    engage: HashMap<Key, (u64, i64), KeyBuild>,
+}
+
+impl DeliveredSet {
+    pub fn new(retention: Duration) -> DeliveredSet {
+        let retention_millis = i64::try_from(retention.as_millis()).unwrap_or(i64::MAX);
+        DeliveredSet { retention_millis, visits: BTreeMap::new(), engage: HashMap::default() }
+    }
+
+    /// Whether sending an event with this key would say nothing new to Nat.app.
+    pub fn contains(&self, key: &DedupKey) -> bool {
+        match key.kind {
+            Kind::Visit => self.visits.values().rev().any(|bucket| bucket.contains(&key.key)),
+            Kind::Engage { value } => self.engage.get(&key.key).is_some_and(|(last, _)| *last == value),
+        }
+    }
+
+    /// Remembers an accepted delivery; `at` in Unix milliseconds.
+    pub fn insert(&mut self, key: &DedupKey, at: i64) {
+        match key.kind {
+            Kind::Visit => {
+                self.visits.entry(at.div_euclid(BUCKET_MILLIS)).or_default().insert(key.key);
+            }
+            Kind::Engage { value } => {
+                self.engage.insert(key.key, (value, at));
+            }
+        }
+    }
+
+    /// Forgets a key of either kind.
+    pub fn remove(&mut self, key: &Key) {
+        self.engage.remove(key);
+        for bucket in self.visits.values_mut() {
+            bucket.remove(key);
+        }
+    }
+
+    /// Drops what is older than the retention. `now` in Unix milliseconds. Cheap when nothing is.
+    pub fn expire(&mut self, now: i64) {
+        let horizon = now.saturating_sub(self.retention_millis);
+        let first_kept = horizon.div_euclid(BUCKET_MILLIS);
+        let expired = self.visits.first_key_value().is_some_and(|(day, _)| *day < first_kept);
+        if expired {
+            self.visits = self.visits.split_off(&first_kept);
+            self.engage.retain(|_, (_, at)| *at >= horizon);
+        }
+    }
+
+    pub fn visits(&self) -> usize {
+        self.visits.values().map(HashSet::len).sum()
+    }
+
+    pub fn engage_values(&self) -> usize {
+        self.engage.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const DAY: i64 = 86_400_000;
+
+    fn visit(n: u8) -> DedupKey {
+        DedupKey { key: Key([n; 16]), kind: Kind::Visit }
+    }
+    fn engage(n: u8, value: u64) -> DedupKey {
+        DedupKey { key: Key([n; 16]), kind: Kind::Engage { value } }
+    }
+
+    #[test]
+    fn an_engage_value_is_a_duplicate_only_while_it_is_the_last_one() {
+        let mut set = DeliveredSet::new(Duration::from_secs(7 * 86_400));
+        set.insert(&engage(1, 10), 0);
+        assert!(set.contains(&engage(1, 10)));
+        set.insert(&engage(1, 20), 1);
+        assert!(!set.contains(&engage(1, 10)));
+        assert!(!set.contains(&visit(1)));
+    }
+
+    #[test]
+    fn an_entry_lives_at_least_for_the_retention_and_at_most_a_day_longer() {
+        let mut set = DeliveredSet::new(Duration::from_secs(7 * 86_400));
+        set.insert(&visit(1), 3 * DAY + 5);
+        set.expire(10 * DAY + 5);
+        assert!(set.contains(&visit(1)));
+        set.expire(11 * DAY + 5);
+        assert!(!set.contains(&visit(1)));
+    }
+
+    proptest! {
+        #[test]
+        fn the_set_answers_as_a_plain_map_does(steps in prop::collection::vec((0u8..20, 0u64..3, 0i64..20), 1..200)) {
+            let mut set = DeliveredSet::new(Duration::from_secs(365 * 86_400));
+            let mut model: std::collections::BTreeMap<(u8, bool), u64> = Default::default();
+            for (n, value, day) in steps {
+                let key = if value == 0 { visit(n) } else { engage(n, value) };
+                let known = match model.get(&(n, value == 0)) { Some(last) => value == 0 || *last == value, None => false };
+                prop_assert_eq!(set.contains(&key), known);
+                set.insert(&key, day * DAY);
+                model.insert((n, value == 0), value);
+                set.expire(day * DAY);
+            }
+            let visits = model.keys().filter(|(_, visit)| *visit).count();
+            prop_assert_eq!(set.visits(), visits);
+            prop_assert_eq!(set.engage_values(), model.len() - visits);
+        }
+    }
+}

@@ -1,0 +1,249 @@
+//! The queue's consumer, on a thread of its own: it polls whatever happens, copies records out of librdkafka at once, and
+//! pauses when too much is pending. The loop and it talk by messages only.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, TryRecvError};
+use std::time::Duration;
+
+use rdkafka::message::{BorrowedMessage, Headers as _, Message};
+use tokio::sync::mpsc::Sender;
+
+use crate::config::{Config, Start};
+use crate::kafka::{GroupConsumer, Headers, KafkaProblem, Notice, PollError, TopicPartition, consumer_config};
+use crate::metrics::Metrics;
+use crate::stage::Budget;
+
+/// One record of the queue.
+#[derive(Debug)]
+pub struct QueueRecord {
+    pub partition: i32,
+    pub offset: i64,
+    /// Unix milliseconds.
+    pub timestamp: i64,
+    pub value: Option<Vec<u8>>,
+    pub headers: Headers,
+}
+
+/// What a pending event weighs beside its bytes, roughly.
+const OVERHEAD: usize = 512;
+
+impl QueueRecord {
+    /// What it counts against the budget.
+    pub fn weight(&self) -> usize {
+        self.value.as_ref().map_or(0, Vec::len) + OVERHEAD
+    }
+}
+
+/// What the feed tells the loop, in order.
+#[derive(Debug)]
+pub enum FromFeed {
+    /// Partitions that are ours now, held until `Begin`, each with the offset it will begin at.
+    Assigned(Vec<(i32, i64)>),
+    Records(Vec<QueueRecord>),
+    /// Ours until `HandBack`.
+    Revoked(Vec<i32>),
+    Lost(Vec<i32>),
+    Failed(KafkaProblem),
+}
+
+/// What the loop tells the feed.
+#[derive(Debug)]
+pub enum ToFeed {
+    /// The partition's delivered set is restored: read it.
+    Begin(i32),
+    /// So much less is pending.
+    Settled {
+        events: usize,
+        bytes: usize,
+    },
+    Store(Vec<(i32, i64)>),
+    HandBack(Vec<i32>),
+    Close,
+}
+
+/// The longest poll without a record: how long a message from the loop may wait.
+const IDLE_POLL: Duration = Duration::from_millis(20);
+const BURST: usize = 256;
+const STAGE: &str = "deliver";
+
+pub struct Feed {
+    consumer: GroupConsumer,
+    topic: String,
+    loop_sender: Sender<FromFeed>,
+    commands: Receiver<ToFeed>,
+    metrics: Arc<Metrics>,
+    budget: Budget,
+    paused: bool,
+    assigned: HashSet<i32>,
+    held: HashSet<i32>,
+}
+
+impl Feed {
+    /// # Errors
+    /// When the consumer cannot be made.
+    pub fn new(
+        config: &Config,
+        metrics: Arc<Metrics>,
+        loop_sender: Sender<FromFeed>,
+        commands: Receiver<ToFeed>,
+    ) -> Result<Feed, KafkaProblem> {
+        let client = consumer_config(config, &config.topics.deliver_group);
+        let topic = config.topics.queue.clone();
+        let consumer = GroupConsumer::subscribe(&client, std::slice::from_ref(&topic), config.kafka.timeout)?;
+        Ok(Feed {
+            consumer,
+            topic,
+            loop_sender,
+            commands,
+            metrics,
+            budget: Budget::new(config.deliver),
+            paused: false,
+            assigned: HashSet::new(),
+            held: HashSet::new(),
+        })
+    }
+
+    /// Runs until `Close`, or until the loop is gone.
+    pub fn run(mut self) {
+        loop {
+            loop {
+                match self.commands.try_recv() {
+                    Ok(ToFeed::Close) | Err(TryRecvError::Disconnected) => return self.consumer.close(),
+                    Ok(command) => self.obey(command),
+                    Err(TryRecvError::Empty) => break,
+                }
+            }
+            self.apply_budget();
+            if let Err(problem) = self.turn() {
+                self.tell(FromFeed::Failed(problem));
+                return self.consumer.close();
+            }
+        }
+    }
+
+    fn turn(&mut self) -> Result<(), KafkaProblem> {
+        let records = self.poll_burst()?;
+        if !records.is_empty() {
+            self.tell(FromFeed::Records(records));
+        }
+        while let Some(notice) = self.consumer.next_notice() {
+            self.take_notice(notice)?;
+        }
+        Ok(())
+    }
+
+    /// The channel has room for more messages than there may be events pending, so this never waits for long; without a
+    /// loop there is nobody to tell, and the commands' end says so.
+    fn tell(&self, message: FromFeed) {
+        let _ = self.loop_sender.blocking_send(message);
+    }
+
+    fn poll_burst(&mut self) -> Result<Vec<QueueRecord>, KafkaProblem> {
+        let mut records = Vec::new();
+        let mut wait = IDLE_POLL;
+        while records.len() < BURST {
+            match self.consumer.poll(wait) {
+                None => break,
+                Some(Ok(message)) => records.push(copy(&message)),
+                Some(Err(PollError::Fatal(problem))) => return Err(problem),
+                Some(Err(PollError::Passing(error))) => {
+                    self.metrics.kafka_errors.with_label_values(&[STAGE]).inc();
+                    tracing::warn!(stage = STAGE, error, "the Kafka client has trouble and goes on by itself");
+                }
+            }
+            wait = Duration::ZERO;
+            if let Some(record) = records.last() {
+                self.budget.take(1, record.weight());
+                if self.budget.must_pause() {
+                    break;
+                }
+            }
+        }
+        Ok(records)
+    }
+
+    fn take_notice(&mut self, notice: Notice) -> Result<(), KafkaProblem> {
+        let numbers =
+            |partitions: &[TopicPartition]| partitions.iter().map(|(_, partition)| *partition).collect::<Vec<_>>();
+        match notice {
+            Notice::Assign(partitions) => {
+                // The queue is ours: nothing in it may be skipped.
+                let begins = self.consumer.assign(&partitions, Start::Earliest, true)?;
+                self.consumer.store(&begins);
+                self.assigned.extend(numbers(&partitions));
+                self.held.extend(numbers(&partitions));
+                self.tell(FromFeed::Assigned(
+                    begins.into_iter().map(|((_, partition), begin)| (partition, begin)).collect(),
+                ));
+            }
+            Notice::Revoke(partitions) => self.tell(FromFeed::Revoked(numbers(&partitions))),
+            Notice::Lost(partitions) => {
+                self.forget(&numbers(&partitions));
+                self.tell(FromFeed::Lost(numbers(&partitions)));
+            }
+        }
+        Ok(())
+    }
+
+    fn obey(&mut self, command: ToFeed) {
+        match command {
+            ToFeed::Begin(partition) => {
+                if self.held.remove(&partition) && !self.paused {
+                    self.consumer.resume(&[(self.topic.clone(), partition)]);
+                }
+            }
+            ToFeed::Settled { events, bytes } => self.budget.give_back(events, bytes),
+            ToFeed::Store(offsets) => {
+                let ours = offsets.into_iter().filter(|(partition, _)| self.assigned.contains(partition));
+                let offsets: Vec<_> =
+                    ours.map(|(partition, offset)| ((self.topic.clone(), partition), offset)).collect();
+                self.consumer.store(&offsets);
+            }
+            ToFeed::HandBack(partitions) => {
+                self.consumer.unassign(&self.places(partitions.iter().copied()));
+                self.forget(&partitions);
+            }
+            ToFeed::Close => {}
+        }
+    }
+
+    fn forget(&mut self, partitions: &[i32]) {
+        for partition in partitions {
+            self.assigned.remove(partition);
+            self.held.remove(partition);
+        }
+    }
+
+    fn places(&self, partitions: impl Iterator<Item = i32>) -> Vec<TopicPartition> {
+        partitions.map(|partition| (self.topic.clone(), partition)).collect()
+    }
+
+    fn apply_budget(&mut self) {
+        let pause = self.budget.must_pause();
+        if pause != self.paused {
+            let begun = self.places(self.assigned.difference(&self.held).copied());
+            if pause {
+                self.consumer.pause(&begun)
+            } else {
+                self.consumer.resume(&begun)
+            }
+            self.paused = pause;
+            self.metrics.paused.with_label_values(&[STAGE]).set(pause.into());
+        }
+        self.metrics.pending_events.set(self.budget.events() as i64);
+        self.metrics.pending_bytes.set(self.budget.bytes() as i64);
+    }
+}
+
+/// A borrowed message pins librdkafka's memory: copy at once.
+fn copy(message: &BorrowedMessage<'_>) -> QueueRecord {
+    let headers = message.headers().into_iter().flat_map(|headers| headers.iter());
+    QueueRecord {
+        partition: message.partition(),
+        offset: message.offset(),
+        timestamp: message.timestamp().to_millis().unwrap_or_default(),
+        value: message.payload().map(<[u8]>::to_vec),
+        headers: headers.map(|header| (header.key.to_owned(), header.value.map(<[u8]>::to_vec))).collect(),
+    }
+}

@@ -1,0 +1,143 @@
+//! What the loop writes to Kafka: the changelog and the dead letters. An event's offset completes when its write is
+//! acknowledged, not before.
+
+use rdkafka::message::{Headers as _, Message, OwnedHeaders, OwnedMessage};
+use tokio::sync::mpsc::Sender;
+
+use super::feed::QueueRecord;
+use crate::config::Config;
+use crate::dead_letter::{Attempts, Origin, Verdict, shortened};
+use crate::dedup::Delivered;
+use crate::kafka::{Ack, AckingProducer, KafkaProblem, OutgoingRecord, producer_config};
+
+/// What a write was, carried by the producer until it is acknowledged.
+#[derive(Debug)]
+pub struct Token {
+    pub partition: i32,
+    pub generation: u64,
+    pub offset: i64,
+    pub weight: usize,
+    pub write: Write,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub enum Write {
+    Delivered { kind: &'static str },
+    DeadLetter { reason: &'static str, shortened: bool },
+}
+
+pub struct Writes {
+    producer: AckingProducer<Token>,
+    queue: String,
+    delivered: String,
+    dead_letter: String,
+}
+
+impl Writes {
+    /// # Errors
+    /// When the producer cannot be made.
+    pub fn new(config: &Config, acks: Sender<Ack<Token>>) -> Result<Writes, KafkaProblem> {
+        let on_ack = move |ack| {
+            // Without a loop the process is ending; what is not settled will be read again.
+            let _ = acks.blocking_send(ack);
+        };
+        Ok(Writes {
+            producer: AckingProducer::new(&producer_config(config), Box::new(on_ack))?,
+            queue: config.topics.queue.clone(),
+            delivered: config.topics.delivered.clone(),
+            dead_letter: config.topics.dead_letter.clone(),
+        })
+    }
+
+    /// # Errors
+    /// When the producer does not take it: the stage has to end.
+    pub fn delivered(&self, delivered: &Delivered, token: Token) -> Result<(), KafkaProblem> {
+        let value = delivered.encode();
+        let record = OutgoingRecord {
+            topic: &self.delivered,
+            // Record p of one topic belongs to partition p of the other.
+            partition: Some(token.partition),
+            key: Some(&delivered.key.key.0),
+            value: Some(&value),
+            headers: OwnedHeaders::new_with_capacity(0),
+        };
+        self.producer.send(record, token).map_err(|refused| cannot_write(&self.delivered, &refused.error))
+    }
+
+    /// # Errors
+    /// As `delivered`.
+    pub fn dead_letter(
+        &self,
+        record: QueueRecord,
+        reason: &'static str,
+        attempts: Option<&Attempts>,
+        token: Token,
+    ) -> Result<(), KafkaProblem> {
+        let QueueRecord { partition, offset, timestamp, value, mut headers } = record;
+        let origin = Origin::take_from(&mut headers).unwrap_or_else(|| {
+            // Put into the queue by something else: this is where it came from, then.
+            Origin { topic: self.queue.clone(), partition, offset, timestamp, key: None, item: None }
+        });
+        let headers = Verdict { origin: &origin, stage: "deliver", reason, attempts }.headers(&headers);
+        let key = origin.key.as_deref();
+        let outgoing =
+            OutgoingRecord { topic: &self.dead_letter, partition: None, key, value: value.as_deref(), headers };
+        match self.producer.send(outgoing, token) {
+            Ok(()) => Ok(()),
+            Err(refused) if refused.too_large() => {
+                self.shortened(key, value.as_deref(), refused.headers, refused.token)
+            }
+            Err(refused) => Err(cannot_write(&self.dead_letter, &refused.error)),
+        }
+    }
+
+    fn shortened(
+        &self,
+        key: Option<&[u8]>,
+        value: Option<&[u8]>,
+        headers: OwnedHeaders,
+        mut token: Token,
+    ) -> Result<(), KafkaProblem> {
+        let Write::DeadLetter { reason, shortened: false } = token.write else {
+            return Err(cannot_write(&self.dead_letter, &"even its shortened dead letter is too large"));
+        };
+        token.write = Write::DeadLetter { reason, shortened: true };
+        let (value, headers) = shortened(value.unwrap_or_default(), headers);
+        let outgoing = OutgoingRecord { topic: &self.dead_letter, partition: None, key, value: Some(value), headers };
+        self.producer.send(outgoing, token).map_err(|refused| cannot_write(&self.dead_letter, &refused.error))
+    }
+
+    /// The token of a write that is done; `None` if it had to be written again.
+    ///
+    /// # Errors
+    /// When Kafka refuses it for a reason that is not the record's own: the stage has to end, and commits nothing of it.
+    pub fn acknowledged(&self, ack: Ack<Token>) -> Result<Option<Token>, KafkaProblem> {
+        let failure = match ack.result {
+            Ok(()) => return Ok(Some(ack.token)),
+            Err(failure) => *failure,
+        };
+        match (failure.too_large(), failure.record) {
+            (true, Some(record)) => {
+                let headers = owned_headers(&record);
+                self.shortened(record.key(), record.payload(), headers, ack.token).map(|()| None)
+            }
+            _ => {
+                let topic = match ack.token.write {
+                    Write::Delivered { .. } => &self.delivered,
+                    Write::DeadLetter { .. } => &self.dead_letter,
+                };
+                Err(cannot_write(topic, &failure.error))
+            }
+        }
+    }
+}
+
+fn owned_headers(record: &OwnedMessage) -> OwnedHeaders {
+    let capacity = record.headers().map_or(0, |headers| headers.count() + 1);
+    record.headers().cloned().unwrap_or_else(|| OwnedHeaders::new_with_capacity(capacity))
+}
+
+fn cannot_write(topic: &str, error: &dyn std::fmt::Display) -> KafkaProblem {
+    let problem = format!("it cannot be written: {error}. Nothing is lost: what was not written will be read again");
+    KafkaProblem::Topic { topic: topic.into(), problem }
+}

@@ -1,0 +1,429 @@
+//! The first stage: source topics → queue topic. One synchronous loop on a thread of its own, which owns all its state:
+//! poll, read, hand identify calls to the queue's producer and invalid events to the dead letters, count the rest. An
+//! offset is stored when everything that its record became has been acknowledged.
+
+mod source;
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use rdkafka::message::{BorrowedMessage, Headers as _, Message, OwnedHeaders};
+use tokio::sync::watch;
+
+use crate::config::Config;
+use crate::dead_letter::{Origin, Undeliverable, Verdict, shortened};
+use crate::kafka::{
+    Ack, AckingProducer, GroupConsumer, Headers, KafkaProblem, Notice, OutgoingRecord, PollError, consumer_config,
+    producer_config,
+};
+use crate::metrics::{Metrics, Outcome};
+use crate::segment::{self, Reading};
+use crate::stage::{Budget, StageStatus, Stop};
+
+use source::{Sources, Token, Write};
+
+const STAGE: &str = "ingest";
+/// How often offsets are stored and positions are told.
+const TICK: Duration = Duration::from_millis(100);
+/// The longest poll without a record: how long a message to the loop may wait.
+const IDLE_POLL: Duration = Duration::from_millis(50);
+/// How long acknowledgements are waited for before revoked partitions are handed back all the same.
+const REVOKE_PATIENCE: Duration = Duration::from_secs(10);
+/// Records taken in a row before the loop looks at anything else.
+const BURST: usize = 500;
+
+/// Runs until told to stop.
+///
+/// # Errors
+/// When it cannot go on; what was not acknowledged will be read again.
+pub fn run(
+    config: &Config,
+    metrics: Arc<Metrics>,
+    status: &watch::Sender<StageStatus>,
+    stop: &Stop,
+) -> Result<(), KafkaProblem> {
+    let (sender, acks) = channel();
+    // Unbounded in type, bounded by the budget: there is one acknowledgement an event handed over.
+    let producer = AckingProducer::new(
+        &producer_config(config),
+        Box::new(move |ack| {
+            // Without a receiver the stage has ended; what was not stored is read again.
+            let _ = sender.send(ack);
+        }),
+    )?;
+    let mut client = consumer_config(config, &config.source.group);
+    let own = regex_lite::escape(&config.topics.queue.replace(".queue", "."));
+    client.set("topic.blacklist", format!("^{own}(queue|delivered|dead-letter)$,^__"));
+    let consumer = GroupConsumer::subscribe(&client, &config.source.topics, config.kafka.timeout)?;
+    let state = State {
+        config,
+        metrics,
+        producer,
+        acks,
+        sources: Sources::default(),
+        budget: Budget::new(config.ingest),
+        paused: false,
+        revoking: None,
+    };
+    Ingest { consumer, state }.run(status, stop)
+}
+
+struct Ingest<'a> {
+    consumer: GroupConsumer,
+    state: State<'a>,
+}
+
+struct State<'a> {
+    config: &'a Config,
+    metrics: Arc<Metrics>,
+    producer: AckingProducer<Token>,
+    acks: Receiver<Ack<Token>>,
+    sources: Sources,
+    budget: Budget,
+    paused: bool,
+    /// Partitions to hand back when drained, or at this moment.
+    revoking: Option<(Vec<(String, i32)>, Instant)>,
+}
+
+impl Ingest<'_> {
+    fn run(mut self, status: &watch::Sender<StageStatus>, stop: &Stop) -> Result<(), KafkaProblem> {
+        let mut next_tick = Instant::now();
+        let mut assigned = false;
+        loop {
+            self.state.take_acks()?;
+            if let Some(deadline) = stop.deadline() {
+                return self.finish(deadline);
+            }
+            assigned |= self.answer_notices()?;
+            self.hand_back();
+            self.apply_budget();
+            let now = Instant::now();
+            if now >= next_tick {
+                next_tick = now + TICK;
+                self.consumer.store(&self.state.sources.take_frontiers());
+                status.send_replace(self.state.status(assigned));
+            }
+            self.poll_burst()?;
+        }
+    }
+
+    fn poll_burst(&mut self) -> Result<(), KafkaProblem> {
+        let Ingest { consumer, state } = self;
+        let mut wait = if state.revoking.is_some() { Duration::from_millis(5) } else { IDLE_POLL };
+        for _ in 0..BURST {
+            match consumer.poll(wait) {
+                None => break,
+                Some(Ok(message)) => state.take(&message)?,
+                Some(Err(PollError::Fatal(problem))) => return Err(problem),
+                Some(Err(PollError::Passing(error))) => {
+                    state.metrics.kafka_errors.with_label_values(&[STAGE]).inc();
+                    tracing::warn!(stage = STAGE, error, "the Kafka client has trouble and goes on by itself");
+                }
+            }
+            wait = Duration::ZERO;
+        }
+        Ok(())
+    }
+
+    /// True if partitions were assigned, even none.
+    fn answer_notices(&mut self) -> Result<bool, KafkaProblem> {
+        let mut assigned = false;
+        while let Some(notice) = self.consumer.next_notice() {
+            match notice {
+                Notice::Assign(partitions) => {
+                    let begins =
+                        self.consumer.assign(&partitions, self.state.config.source.start, self.state.paused)?;
+                    tracing::info!(stage = STAGE, ?partitions, "assigned");
+                    self.consumer.store(&begins);
+                    self.state.sources.assign(begins, Timestamp::now().as_millisecond());
+                    assigned = true;
+                }
+                Notice::Revoke(partitions) => {
+                    tracing::info!(stage = STAGE, ?partitions, "revoked");
+                    self.state.sources.drain(&partitions);
+                    self.state.revoking = Some((partitions, Instant::now() + REVOKE_PATIENCE));
+                }
+                Notice::Lost(partitions) => {
+                    tracing::warn!(
+                        stage = STAGE,
+                        ?partitions,
+                        "lost to another instance: this one was away for too long"
+                    );
+                    self.state.sources.remove(&partitions);
+                    self.state.revoking = None;
+                }
+            }
+            self.state.publish_assignment();
+        }
+        Ok(assigned)
+    }
+
+    fn hand_back(&mut self) {
+        let Some((partitions, patience)) = &self.state.revoking else { return };
+        if self.state.sources.open(partitions) == 0 || Instant::now() >= *patience {
+            self.consumer.store(&self.state.sources.take_frontiers());
+            self.consumer.unassign(partitions);
+            self.state.sources.remove(partitions);
+            self.state.revoking = None;
+            self.state.publish_assignment();
+        }
+    }
+
+    fn apply_budget(&mut self) {
+        let pause = self.state.budget.must_pause();
+        if pause != self.state.paused {
+            let partitions = self.state.sources.partitions();
+            if pause {
+                self.consumer.pause(&partitions)
+            } else {
+                self.consumer.resume(&partitions)
+            }
+            self.state.paused = pause;
+            self.state.metrics.paused.with_label_values(&[STAGE]).set(pause.into());
+        }
+    }
+
+    /// Nothing new is taken; what was handed over is waited for, stored and committed.
+    fn finish(mut self, deadline: Instant) -> Result<(), KafkaProblem> {
+        let mut result = Ok(());
+        while result.is_ok() && self.state.budget.events() > 0 && Instant::now() < deadline {
+            // The group must not think this instance dead meanwhile.
+            self.consumer.pause(&self.state.sources.partitions());
+            let _not_taken = self.consumer.poll(Duration::from_millis(5));
+            result = self.state.take_acks();
+        }
+        self.consumer.store(&self.state.sources.take_frontiers());
+        self.consumer.close();
+        result
+    }
+}
+
+impl State<'_> {
+    fn status(&self, assigned: bool) -> StageStatus {
+        StageStatus { assigned, restoring: 0, circuit: None, positions: self.sources.positions(), beat: Instant::now() }
+    }
+
+    fn publish_assignment(&self) {
+        let count = self.sources.partitions().len() as i64;
+        self.metrics.assigned_partitions.with_label_values(&[STAGE]).set(count);
+    }
+
+    /// Takes one source record: everything that it becomes is written or counted before the next.
+    fn take(&mut self, message: &BorrowedMessage<'_>) -> Result<(), KafkaProblem> {
+        let Some(slot) = self.sources.slot(message.topic(), message.partition()) else {
+            return Ok(()); // Being handed back: whoever gets it reads this record again.
+        };
+        let now = Timestamp::now();
+        let writes = match segment::read(&self.config.rules, message.payload(), now) {
+            Reading::One { event, outcome } => {
+                self.metrics.events_received.inc();
+                u32::from(self.take_event(message, slot, event, outcome, None)?)
+            }
+            Reading::Batch(items) => {
+                self.metrics.events_received.inc_by(items.len() as u64);
+                let mut writes = 0;
+                for (number, item) in items.iter().enumerate() {
+                    let outcome = segment::classify(&self.config.rules, item, now);
+                    writes += u32::from(self.take_event(message, slot, item, outcome, Some(number))?);
+                }
+                writes
+            }
+        };
+        let timestamp = message.timestamp().to_millis().unwrap_or_default();
+        self.sources.charge(slot, message.offset(), writes, timestamp);
+        Ok(())
+    }
+
+    /// True if the event was handed to the producer, so that an acknowledgement will come.
+    fn take_event(
+        &mut self,
+        message: &BorrowedMessage<'_>,
+        slot: usize,
+        event: &[u8],
+        outcome: segment::Outcome<'_>,
+        item: Option<usize>,
+    ) -> Result<bool, KafkaProblem> {
+        let write = match &outcome {
+            segment::Outcome::Filtered(reason) => {
+                self.metrics.settled(Outcome::Filtered, reason.as_str(), 1);
+                return Ok(false);
+            }
+            segment::Outcome::Identify(_) => Write::Queue,
+            segment::Outcome::Invalid { reason, .. } => Write::DeadLetter { reason: reason.as_str(), shortened: false },
+        };
+        let origin = origin_of(message, item);
+        let token = self.sources.token(slot, message.offset(), event.len(), write);
+        match outcome {
+            segment::Outcome::Identify(identify) => {
+                let headers = message.headers().map_or_else(OwnedHeaders::new, |headers| headers.detach());
+                let record = OutgoingRecord {
+                    topic: &self.config.topics.queue,
+                    partition: None,
+                    key: Some(identify.email.as_bytes()),
+                    value: Some(event),
+                    headers: origin.append_to(headers),
+                };
+                match self.send(record, token)? {
+                    None => {}
+                    Some((token, _)) => self.too_large_for_queue(&origin, event, &plain_headers(message), token)?,
+                }
+            }
+            _ => {
+                // A record that is wrong as a whole stays as it came; of a batch, the item at fault is kept.
+                let value = if item.is_some() { Some(event) } else { message.payload() };
+                let Write::DeadLetter { reason, .. } = token.write else { return Ok(false) };
+                self.write_dead_letter(&origin, reason, value, &plain_headers(message), token)?;
+            }
+        }
+        Ok(true)
+    }
+
+    fn too_large_for_queue(
+        &mut self,
+        origin: &Origin,
+        event: &[u8],
+        headers: &Headers,
+        mut token: Token,
+    ) -> Result<(), KafkaProblem> {
+        let reason = Undeliverable::TooLarge.as_str();
+        token.write = Write::DeadLetter { reason, shortened: false };
+        self.write_dead_letter(origin, reason, Some(event), headers, token)
+    }
+
+    fn write_dead_letter(
+        &mut self,
+        origin: &Origin,
+        reason: &'static str,
+        value: Option<&[u8]>,
+        original: &Headers,
+        token: Token,
+    ) -> Result<(), KafkaProblem> {
+        let headers = Verdict { origin, stage: STAGE, reason, attempts: None }.headers(original);
+        let topic = self.config.topics.dead_letter.as_str();
+        let key = origin.key.as_deref();
+        let record = OutgoingRecord { topic, partition: None, key, value, headers };
+        let Some((mut token, headers)) = self.send(record, token)? else { return Ok(()) };
+        // The whole does not fit: its beginning, and where the whole stands.
+        let (value, headers) = shortened(value.unwrap_or_default(), headers);
+        token.write = Write::DeadLetter { reason, shortened: true };
+        match self.send(OutgoingRecord { topic, partition: None, key, value: Some(value), headers }, token)? {
+            None => Ok(()),
+            Some(_) => Err(cannot_write(topic, &"even its shortened dead letter is too large")),
+        }
+    }
+
+    /// Hands a record to the producer, waiting while its queue is full; gives token and headers back if it is too large.
+    fn send(
+        &mut self,
+        record: OutgoingRecord<'_>,
+        token: Token,
+    ) -> Result<Option<(Token, OwnedHeaders)>, KafkaProblem> {
+        let (topic, bytes) = (record.topic, token.bytes);
+        match source::send_patiently(&self.producer, record, token) {
+            Ok(()) => {
+                self.budget.take(1, bytes);
+                Ok(None)
+            }
+            Err(refused) if refused.too_large() => Ok(Some((refused.token, refused.headers))),
+            Err(refused) => Err(cannot_write(topic, &refused.error)),
+        }
+    }
+
+    fn take_acks(&mut self) -> Result<(), KafkaProblem> {
+        while let Ok(Ack { token, result }) = self.acks.try_recv() {
+            self.budget.give_back(1, token.bytes);
+            match result {
+                Ok(()) => self.acknowledged(&token),
+                Err(failure) if failure.too_large() => match failure.record {
+                    Some(record) => self.refused_as_too_large(token, &record)?,
+                    None => return Err(cannot_write("?", &failure.error)),
+                },
+                Err(failure) => return Err(cannot_write(self.topic_of(&token), &failure.error)),
+            }
+        }
+        Ok(())
+    }
+
+    fn acknowledged(&mut self, token: &Token) {
+        if !self.sources.complete(token) {
+            return; // The partition has been handed back or lost: its new owner counts this event.
+        }
+        match token.write {
+            Write::Queue => self.metrics.events_queued.inc(),
+            Write::DeadLetter { reason, .. } => self.metrics.settled(Outcome::DeadLettered, reason, 1),
+        }
+    }
+
+    /// The broker's limit is lower than ours: the record that came back is written elsewhere.
+    fn refused_as_too_large(
+        &mut self,
+        token: Token,
+        record: &rdkafka::message::OwnedMessage,
+    ) -> Result<(), KafkaProblem> {
+        let value = record.payload().unwrap_or_default();
+        match token.write {
+            Write::Queue => {
+                let mut headers = owned_headers(record);
+                match Origin::take_from(&mut headers) {
+                    Some(origin) => self.too_large_for_queue(&origin, value, &headers, token),
+                    None => Err(cannot_write(record.topic(), &"a record came back without its origin")),
+                }
+            }
+            Write::DeadLetter { reason, shortened: false } => {
+                let headers = record.headers().map_or_else(OwnedHeaders::new, OwnedHeaders::clone);
+                let (value, headers) = shortened(value, headers);
+                let mut token = token;
+                token.write = Write::DeadLetter { reason, shortened: true };
+                let topic = self.config.topics.dead_letter.as_str();
+                match self.send(
+                    OutgoingRecord { topic, partition: None, key: record.key(), value: Some(value), headers },
+                    token,
+                )? {
+                    None => Ok(()),
+                    Some(_) => Err(cannot_write(topic, &"even its shortened dead letter is too large")),
+                }
+            }
+            Write::DeadLetter { .. } => {
+                Err(cannot_write(record.topic(), &"even its shortened dead letter is too large"))
+            }
+        }
+    }
+
+    fn topic_of(&self, token: &Token) -> &str {
+        match token.write {
+            Write::Queue => &self.config.topics.queue,
+            Write::DeadLetter { .. } => &self.config.topics.dead_letter,
+        }
+    }
+}
+
+/// Nothing is committed that could not be written; the process ends, and reads it again when it is started.
+fn cannot_write(topic: &str, error: &dyn std::fmt::Display) -> KafkaProblem {
+    KafkaProblem::Topic {
+        topic: topic.into(),
+        problem: format!("it cannot be written: {error}. Nothing is lost: what was not written will be read again"),
+    }
+}
+
+fn origin_of(message: &BorrowedMessage<'_>, item: Option<usize>) -> Origin {
+    Origin {
+        topic: message.topic().to_owned(),
+        partition: message.partition(),
+        offset: message.offset(),
+        timestamp: message.timestamp().to_millis().unwrap_or_default(),
+        key: message.key().map(<[u8]>::to_vec),
+        item,
+    }
+}
+
+fn plain_headers(message: &BorrowedMessage<'_>) -> Headers {
+    let headers = message.headers().into_iter().flat_map(|headers| headers.iter());
+    headers.map(|header| (header.key.to_owned(), header.value.map(<[u8]>::to_vec))).collect()
+}
+
+fn owned_headers(record: &rdkafka::message::OwnedMessage) -> Headers {
+    let headers = record.headers().into_iter().flat_map(|headers| headers.iter());
+    headers.map(|header| (header.key.to_owned(), header.value.map(<[u8]>::to_vec))).collect()
+}

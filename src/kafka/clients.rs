@@ -1,0 +1,143 @@
+//! The clients' configuration. What the promise rests on is set here and cannot be overridden; all else may be, by
+//! `kafka.properties.*`.
+
+use std::sync::Mutex;
+
+use rdkafka::ClientConfig;
+use rdkafka::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::ConsumerContext;
+use rdkafka::error::KafkaError;
+
+use crate::config::Config;
+
+/// What every client has: its log lines go to tracing, and the last failure is kept to explain a timeout by.
+#[derive(Default)]
+pub struct Context {
+    last_failure: Mutex<Option<String>>,
+}
+
+impl Context {
+    /// The last connection or authentication failure that the client logged.
+    pub fn last_failure(&self) -> Option<String> {
+        self.last_failure.lock().ok()?.clone()
+    }
+}
+
+impl ClientContext for Context {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        log_line(level, facility, message);
+        if matches!(facility, "FAIL" | "ERROR" | "SASL" | "SSL" | "FATAL")
+            && let Ok(mut last) = self.last_failure.lock()
+        {
+            *last = Some(shorten(message));
+        }
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(target: "librdkafka", %error, reason, "client error");
+    }
+}
+
+/// Its consumers are readers: they join no group, so there are no rebalances to answer.
+impl ConsumerContext for Context {}
+
+/// One of librdkafka's log lines. It repeats connection failures for each broker and attempt, so that they are kept to
+/// `debug`: what they lead to is told by the stage that it concerns.
+pub fn log_line(level: RDKafkaLogLevel, facility: &str, message: &str) {
+    use RDKafkaLogLevel::{Alert, Critical, Debug, Emerg, Error, Info, Notice, Warning};
+    match (level, facility) {
+        (_, "CONFWARN" | "FAIL" | "ERROR") | (Info | Debug, _) => {
+            tracing::debug!(target: "librdkafka", facility, "{message}");
+        }
+        (Emerg | Alert | Critical | Error | Warning, _) => tracing::warn!(target: "librdkafka", facility, "{message}"),
+        (Notice, _) => tracing::info!(target: "librdkafka", facility, "{message}"),
+    }
+}
+
+/// `[thrd:localhost:1/bootstrap]: localhost:1/bootstrap: Connect to … failed: Connection refused (after 0ms …)` → what
+/// a reader needs of it.
+fn shorten(message: &str) -> String {
+    let text = message.split("]: ").last().unwrap_or(message);
+    text.split(" (after ").next().unwrap_or(text).to_owned()
+}
+
+fn base(config: &Config) -> ClientConfig {
+    let mut client = ClientConfig::new();
+    client.set("client.id", "nat-destination");
+    client.set("log.connection.close", "false");
+    // A broker that comes back is found soon: an outage must cost nothing but lag.
+    client.set("reconnect.backoff.max.ms", "2000");
+    for (property, value) in &config.kafka.properties {
+        client.set(property, value);
+    }
+    client.set("bootstrap.servers", &config.kafka.brokers);
+    client.set_log_level(RDKafkaLogLevel::Info);
+    client
+}
+
+/// For questions to the brokers.
+pub fn admin_config(config: &Config) -> ClientConfig {
+    base(config)
+}
+
+/// A member of a consumer group. Offsets are stored by hand, when settled, and committed by the client: the one way on
+/// which results are reported, the last store is sent at revoke and at close, and a lost assignment commits nothing.
+pub fn consumer_config(config: &Config, group: &str) -> ClientConfig {
+    let mut client = base(config);
+    let classic = config.kafka.properties.get("group.protocol").is_none_or(|protocol| protocol != "consumer");
+    if classic {
+        client.set("partition.assignment.strategy", "cooperative-sticky");
+    }
+    client.set("group.id", group);
+    client.set("enable.auto.commit", "true");
+    client.set("enable.auto.offset.store", "false");
+    set_default(&mut client, config, "auto.commit.interval.ms", "1000");
+    // We say where a partition without a committed offset begins. An offset that is gone is an error, never a skip.
+    client.set("auto.offset.reset", "error");
+    client.set("enable.partition.eof", "false");
+    fetch_defaults(&mut client, config);
+    client
+}
+
+/// Reads partitions from end to end without a group: the restore, and the tools.
+pub fn reader_config(config: &Config) -> ClientConfig {
+    let mut client = base(config);
+    // librdkafka wants a group even of a reader that never joins or commits.
+    client.set("group.id", format!("{}.reader", config.topics.deliver_group));
+    client.set("enable.auto.commit", "false");
+    client.set("enable.auto.offset.store", "false");
+    client.set("auto.offset.reset", "earliest");
+    client.set("enable.partition.eof", "true");
+    fetch_defaults(&mut client, config);
+    client
+}
+
+fn fetch_defaults(client: &mut ClientConfig, config: &Config) {
+    // librdkafka would read ahead up to 64 MiB and 100,000 records for each partition.
+    set_default(client, config, "queued.max.messages.kbytes", "16384");
+    set_default(client, config, "queued.min.messages", "20000");
+    set_default(client, config, "fetch.wait.max.ms", "100");
+}
+
+/// An idempotent producer that never gives up: what cannot be written now is written later, or the stage stops.
+pub fn producer_config(config: &Config) -> ClientConfig {
+    let mut client = base(config);
+    client.set("enable.idempotence", "true");
+    client.set("acks", "all");
+    client.set("message.timeout.ms", "0");
+    // The Java client's partitioner, so that every producer keys alike.
+    client.set("partitioner", "murmur2_random");
+    // Room for the headers that this program adds.
+    let largest = config.topics.max_message_bytes.saturating_add(64 * 1024).min(1_000_000_000);
+    set_default(&mut client, config, "message.max.bytes", &largest.to_string());
+    set_default(&mut client, config, "linger.ms", "5");
+    set_default(&mut client, config, "compression.type", "lz4");
+    client
+}
+
+fn set_default(client: &mut ClientConfig, config: &Config, property: &str, value: &str) {
+    if !config.kafka.properties.contains_key(property) {
+        client.set(property, value);
+    }
+}

@@ -1,0 +1,276 @@
+//! A member of a consumer group whose rebalances become notices, answered by the owner of the loop in its own time: the
+//! callback never blocks, and a revoke waits (with every partition held by librdkafka) until what is in flight is done.
+
+use std::collections::VecDeque;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use rdkafka::ClientConfig;
+use rdkafka::ClientContext;
+use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::message::BorrowedMessage;
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use rdkafka::types::RDKafkaRespErr;
+
+use super::KafkaProblem;
+use super::clients::log_line;
+use crate::config::Start;
+
+pub type TopicPartition = (String, i32);
+
+/// What the group did, in order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Notice {
+    /// Ours now, once `assign` is called.
+    Assign(Vec<TopicPartition>),
+    /// Ours until `unassign` is called.
+    Revoke(Vec<TopicPartition>),
+    /// Not ours any more: drop everything, commit nothing.
+    Lost(Vec<TopicPartition>),
+}
+
+/// What a poll may fail with.
+#[derive(Debug)]
+pub enum PollError {
+    /// The client goes on by itself.
+    Passing(String),
+    /// The stage has to stop.
+    Fatal(KafkaProblem),
+}
+
+pub struct GroupContext {
+    notices: Mutex<VecDeque<Notice>>,
+    /// While closing, partitions are handed back at once.
+    closing: AtomicBool,
+}
+
+impl ClientContext for GroupContext {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        log_line(level, facility, message);
+    }
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(target: "librdkafka", %error, reason, "client error");
+    }
+}
+
+impl ConsumerContext for GroupContext {
+    fn rebalance(&self, consumer: &BaseConsumer<Self>, error: RDKafkaRespErr, list: &mut TopicPartitionList) {
+        // Plain tuples: a list that lives on makes the consumer's drop hang.
+        let partitions: Vec<TopicPartition> =
+            list.elements().iter().map(|element| (element.topic().to_owned(), element.partition())).collect();
+        let closing = self.closing.load(Ordering::Acquire);
+        let notice = match error {
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS if closing => {
+                log_failure("assign", consumer.incremental_assign(list));
+                return;
+            }
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => Notice::Assign(partitions),
+            _ if closing || consumer.assignment_lost() => {
+                log_failure("unassign", consumer.incremental_unassign(list));
+                Notice::Lost(partitions)
+            }
+            _ => Notice::Revoke(partitions),
+        };
+        if let Ok(mut notices) = self.notices.lock() {
+            notices.push_back(notice);
+        }
+    }
+
+    fn commit_callback(&self, result: KafkaResult<()>, _offsets: &TopicPartitionList) {
+        match result {
+            Ok(()) => {}
+            // Nothing stored since the last commit.
+            Err(KafkaError::ConsumerCommit(RDKafkaErrorCode::NoOffset)) => {}
+            // What was settled will be read again by whoever reads next, and be a duplicate: nothing is lost.
+            Err(error) => tracing::warn!(%error, "offsets were not committed; the next commit will"),
+        }
+    }
+}
+
+fn log_failure(what: &str, result: KafkaResult<()>) {
+    if let Err(error) = result {
+        tracing::warn!(%error, "{what} failed");
+    }
+}
+
+pub struct GroupConsumer {
+    consumer: BaseConsumer<GroupContext>,
+    timeout: Duration,
+}
+
+impl GroupConsumer {
+    /// # Errors
+    /// When a property is not one, or the subscription is malformed.
+    pub fn subscribe(
+        client: &ClientConfig,
+        topics: &[String],
+        timeout: Duration,
+    ) -> Result<GroupConsumer, KafkaProblem> {
+        let context = GroupContext { notices: Mutex::default(), closing: AtomicBool::new(false) };
+        let consumer = BaseConsumer::from_config_and_context(client, context)
+            .map_err(|error| KafkaProblem::Properties(error.to_string()))?;
+        let names: Vec<&str> = topics.iter().map(String::as_str).collect();
+        consumer
+            .subscribe(&names)
+            .map_err(|error| KafkaProblem::Failed { what: format!("subscribing to {names:?}"), error })?;
+        Ok(GroupConsumer { consumer, timeout })
+    }
+
+    /// The next record, if one comes within `timeout`. Serves rebalances too: read the notices after each call.
+    pub fn poll(&self, timeout: Duration) -> Option<Result<BorrowedMessage<'_>, PollError>> {
+        Some(self.consumer.poll(timeout)?.map_err(poll_error))
+    }
+
+    pub fn next_notice(&self) -> Option<Notice> {
+        self.consumer.context().notices.lock().ok()?.pop_front()
+    }
+
+    /// Takes over partitions, each from its committed offset, or from `start` where there is none. Returns the offset
+    /// that each begins at. Store those: a start that was chosen must not be chosen anew after a restart.
+    ///
+    /// # Errors
+    /// When the committed offsets cannot be had.
+    pub fn assign(
+        &self,
+        partitions: &[TopicPartition],
+        start: Start,
+        paused: bool,
+    ) -> Result<Vec<(TopicPartition, i64)>, KafkaProblem> {
+        let mut begins = Vec::new();
+        if !partitions.is_empty() {
+            let mut list = self.committed(partitions)?;
+            let fresh: Vec<TopicPartition> = list
+                .elements()
+                .iter()
+                .filter(|element| !matches!(element.offset(), Offset::Offset(_)))
+                .map(|element| (element.topic().to_owned(), element.partition()))
+                .collect();
+            for (topic, partition) in fresh {
+                let offset = self.first_offset(&topic, partition, start)?;
+                list.set_partition_offset(&topic, partition, Offset::Offset(offset))
+                    .map_err(failed("choosing an offset"))?;
+            }
+            for element in list.elements() {
+                if let Offset::Offset(offset) = element.offset() {
+                    begins.push(((element.topic().to_owned(), element.partition()), offset));
+                }
+            }
+            self.consumer.incremental_assign(&list).map_err(failed("taking over partitions"))?;
+        } else {
+            // An empty assignment has to be acknowledged too.
+            self.consumer
+                .incremental_assign(&TopicPartitionList::new())
+                .map_err(failed("taking over no partitions"))?;
+        }
+        // The flag can outlive an assignment: set it either way.
+        if paused {
+            self.pause(partitions)
+        } else {
+            self.resume(partitions)
+        }
+        Ok(begins)
+    }
+
+    fn committed(&self, partitions: &[TopicPartition]) -> Result<TopicPartitionList, KafkaProblem> {
+        self.consumer
+            .committed_offsets(list_of(partitions), self.timeout)
+            .map_err(failed("reading the group's committed offsets"))
+    }
+
+    fn first_offset(&self, topic: &str, partition: i32, start: Start) -> Result<i64, KafkaProblem> {
+        let (low, high) = self
+            .consumer
+            .fetch_watermarks(topic, partition, self.timeout)
+            .map_err(failed("reading a partition's ends"))?;
+        Ok(if start == Start::Earliest { low } else { high })
+    }
+
+    /// Hands partitions back, after `store`.
+    pub fn unassign(&self, partitions: &[TopicPartition]) {
+        log_failure("handing partitions back", self.consumer.incremental_unassign(&list_of(partitions)));
+    }
+
+    /// Stores the offsets to be committed: the next ones to read. A partition that is not ours any more is passed over.
+    pub fn store(&self, offsets: &[(TopicPartition, i64)]) {
+        if offsets.is_empty() {
+            return;
+        }
+        let mut list = TopicPartitionList::with_capacity(offsets.len());
+        for ((topic, partition), offset) in offsets {
+            if let Err(error) = list.add_partition_offset(topic, *partition, Offset::Offset(*offset)) {
+                tracing::warn!(%error, topic, partition, offset, "an offset cannot be stored");
+            }
+        }
+        match self.consumer.store_offsets(&list) {
+            Ok(()) | Err(KafkaError::StoreOffset(RDKafkaErrorCode::State)) => {}
+            Err(error) => tracing::warn!(%error, "offsets were not stored; they will be at the next turn"),
+        }
+    }
+
+    pub fn pause(&self, partitions: &[TopicPartition]) {
+        log_failure("pausing", self.consumer.pause(&list_of(partitions)));
+    }
+
+    pub fn resume(&self, partitions: &[TopicPartition]) {
+        log_failure("resuming", self.consumer.resume(&list_of(partitions)));
+    }
+
+    /// Leaves the group; what was stored is committed. Takes up to a few seconds, so not for a runtime's thread.
+    pub fn close(self) {
+        self.consumer.context().closing.store(true, Ordering::Release);
+        // Revokes that nobody will answer any more would hold the close back.
+        while let Some(notice) = self.next_notice() {
+            match notice {
+                Notice::Revoke(partitions) => self.unassign(&partitions),
+                Notice::Assign(_) => {
+                    log_failure("closing", self.consumer.incremental_assign(&TopicPartitionList::new()))
+                }
+                Notice::Lost(_) => {}
+            }
+        }
+        drop(self.consumer);
+    }
+}
+
+fn failed(what: &'static str) -> impl Fn(KafkaError) -> KafkaProblem {
+    move |error| KafkaProblem::Failed { what: what.into(), error }
+}
+
+fn list_of(partitions: &[TopicPartition]) -> TopicPartitionList {
+    let mut list = TopicPartitionList::with_capacity(partitions.len());
+    for (topic, partition) in partitions {
+        list.add_partition(topic, *partition);
+    }
+    list
+}
+
+fn poll_error(error: KafkaError) -> PollError {
+    let fatal = |problem: &str| PollError::Fatal(KafkaProblem::Stopped(problem.to_owned()));
+    match error.rdkafka_error_code() {
+        _ if matches!(error, KafkaError::MessageConsumptionFatal(_)) => {
+            PollError::Fatal(KafkaProblem::Failed { what: "the consumer has failed for good".into(), error })
+        }
+        Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange) => fatal(
+            "a committed offset is not in its partition any more: the topic was made anew, or its retention has overtaken \
+             this program. Records may be gone, so it does not go on by itself. Look at the group with \
+             kafka-consumer-groups.sh --describe, decide, and set the offset with --reset-offsets --to-earliest",
+        ),
+        Some(RDKafkaErrorCode::PollExceeded) => fatal(
+            "this process did not poll Kafka within max.poll.interval.ms and has been put out of its group; \
+             it was stopped or starved for that long. Start it again",
+        ),
+        Some(RDKafkaErrorCode::TopicAuthorizationFailed) => fatal(
+            "the broker does not let this program read the topic (any more); ask for the ACL READ and DESCRIBE on it",
+        ),
+        Some(RDKafkaErrorCode::GroupAuthorizationFailed) => {
+            fatal("the broker does not let this program join its group (any more); ask for the ACL READ on the group")
+        }
+        Some(RDKafkaErrorCode::SaslAuthenticationFailed | RDKafkaErrorCode::Authentication) => {
+            fatal("kafka.properties.sasl.*: the broker refuses the credentials")
+        }
+        _ => PollError::Passing(error.to_string()),
+    }
+}

@@ -1,0 +1,38 @@
+//! Everything that is Kafka's and not ours: the clients' configuration, the group consumer with its rebalances, the
+//! producer with its acknowledgements, the topics. The traps that each works around are told where it does.
+
+mod clients;
+mod group;
+mod producer;
+mod topics;
+
+pub use clients::{Context, admin_config, consumer_config, producer_config, reader_config};
+pub use group::{GroupConsumer, Notice, PollError, TopicPartition};
+pub use producer::{Ack, AckingProducer, OutgoingRecord, Refused, WriteFailure};
+pub use topics::{TopicReport, committed, end_offsets, partitions, source_partitions, verify_or_create, verify_source};
+
+use std::time::Duration;
+
+/// A record's headers as plain data.
+pub type Headers = Vec<(String, Option<Vec<u8>>)>;
+
+/// What is wrong with Kafka, told so that the reader knows what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum KafkaProblem {
+    #[error("kafka.brokers = \"{brokers}\": no broker answered within {} ({cause}). Is the address right, is the broker up, and does kafka.properties.security.protocol match its listener?", humantime::format_duration(*.timeout))]
+    Unreachable { brokers: String, timeout: Duration, cause: String },
+    #[error("kafka.properties: the client cannot be made: {0}")]
+    Properties(String),
+    #[error("kafka.properties.sasl.*: the broker refused the credentials: {0}")]
+    Credentials(String),
+    #[error("source.topics = {topic:?}: {problem}")]
+    Source { topic: String, problem: String },
+    #[error("topic {topic:?}: {problem}")]
+    Topic { topic: String, problem: String },
+    #[error("topic {topic:?}: the broker does not let this program {operation} it; ask for an ACL: {acl}")]
+    Denied { topic: String, operation: &'static str, acl: String },
+    #[error("{what}: {error}")]
+    Failed { what: String, error: rdkafka::error::KafkaError },
+    #[error("{0}")]
+    Stopped(String),
+}

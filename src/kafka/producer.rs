@@ -1,0 +1,145 @@
+//! The producer: a write counts when its delivery report says so, and the report comes back as a message that carries
+//! the token the write was made with.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rdkafka::ClientConfig;
+use rdkafka::ClientContext;
+use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{DeliveryResult, OwnedHeaders, OwnedMessage};
+use rdkafka::producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer};
+
+use super::KafkaProblem;
+use super::clients::log_line;
+
+/// One record to write.
+pub struct OutgoingRecord<'a> {
+    pub topic: &'a str,
+    /// `None`: by the key.
+    pub partition: Option<i32>,
+    pub key: Option<&'a [u8]>,
+    pub value: Option<&'a [u8]>,
+    pub headers: OwnedHeaders,
+}
+
+/// What became of a write.
+#[derive(Debug)]
+pub struct Ack<T> {
+    pub token: T,
+    pub result: Result<(), Box<WriteFailure>>,
+}
+
+/// A write that Kafka did not take, with the record that it was.
+#[derive(Debug)]
+pub struct WriteFailure {
+    pub error: KafkaError,
+    pub record: Option<OwnedMessage>,
+}
+
+impl WriteFailure {
+    /// Whether the record is larger than the topic takes: the one failure that is the record's own.
+    pub fn too_large(&self) -> bool {
+        too_large(&self.error)
+    }
+}
+
+/// A record that the client did not take, with what is needed to try otherwise.
+#[derive(Debug)]
+pub struct Refused<T> {
+    pub error: KafkaError,
+    pub headers: OwnedHeaders,
+    pub token: T,
+}
+
+impl<T> Refused<T> {
+    pub fn too_large(&self) -> bool {
+        too_large(&self.error)
+    }
+    pub fn queue_full(&self) -> bool {
+        self.error.rdkafka_error_code() == Some(RDKafkaErrorCode::QueueFull)
+    }
+}
+
+fn too_large(error: &KafkaError) -> bool {
+    use RDKafkaErrorCode::{InvalidMessageSize, MessageBatchTooLarge, MessageSizeTooLarge};
+    matches!(error.rdkafka_error_code(), Some(MessageSizeTooLarge | MessageBatchTooLarge | InvalidMessageSize))
+}
+
+type OnAck<T> = Box<dyn Fn(Ack<T>) + Send + Sync>;
+
+pub struct AckContext<T> {
+    on_ack: OnAck<T>,
+}
+
+impl<T: Send + Sync + 'static> ClientContext for AckContext<T> {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        log_line(level, facility, message);
+    }
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(target: "librdkafka", %error, reason, "client error");
+    }
+}
+
+impl<T: Send + Sync + 'static> ProducerContext for AckContext<T> {
+    type DeliveryOpaque = Box<T>;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, token: Box<T>) {
+        let result = match result {
+            Ok(_) => Ok(()),
+            Err((error, message)) => {
+                // Only a record that is too large is needed again: it is written elsewhere.
+                let record = too_large(error).then(|| message.detach());
+                Err(Box::new(WriteFailure { error: error.clone(), record }))
+            }
+        };
+        (self.on_ack)(Ack { token: *token, result });
+    }
+}
+
+/// Cheap to clone; the last one dropped ends the client.
+pub struct AckingProducer<T: Send + Sync + 'static> {
+    producer: Arc<ThreadedProducer<AckContext<T>>>,
+}
+
+impl<T: Send + Sync + 'static> Clone for AckingProducer<T> {
+    fn clone(&self) -> Self {
+        AckingProducer { producer: Arc::clone(&self.producer) }
+    }
+}
+
+impl<T: Send + Sync + 'static> AckingProducer<T> {
+    /// `on_ack` runs on the client's own thread.
+    ///
+    /// # Errors
+    /// When a property is not one.
+    pub fn new(client: &ClientConfig, on_ack: OnAck<T>) -> Result<Self, KafkaProblem> {
+        let producer = ThreadedProducer::from_config_and_context(client, AckContext { on_ack })
+            .map_err(|error| KafkaProblem::Properties(error.to_string()))?;
+        Ok(AckingProducer { producer: Arc::new(producer) })
+    }
+
+    /// Hands the record to the client; its acknowledgement comes later with the token.
+    ///
+    /// # Errors
+    /// When the client does not take it: too large, or its queue is full.
+    pub fn send(&self, record: OutgoingRecord<'_>, token: T) -> Result<(), Box<Refused<T>>> {
+        let mut outgoing: BaseRecord<'_, [u8], [u8], Box<T>> =
+            BaseRecord::with_opaque_to(record.topic, Box::new(token)).headers(record.headers);
+        outgoing.partition = record.partition;
+        outgoing.key = record.key;
+        outgoing.payload = record.value;
+        self.producer.send(outgoing).map_err(|(error, outgoing)| {
+            let headers = outgoing.headers.unwrap_or_else(OwnedHeaders::new);
+            Box::new(Refused { error, headers, token: *outgoing.delivery_opaque })
+        })
+    }
+
+    /// Waits until everything handed over is acknowledged or the time is up.
+    pub fn flush(&self, timeout: Duration) {
+        if let Err(error) = self.producer.flush(timeout) {
+            tracing::warn!(%error, "some records were not written in time; they will be read and written again");
+        }
+    }
+}

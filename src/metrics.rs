@@ -1,0 +1,205 @@
+//! Every metric, declared once: name, kind, help, labels. The catalogue is what `/metrics` serves, what the tests hold
+//! dashboards and rules against, and what the documentation lists.
+
+use std::sync::Arc;
+
+use prometheus::core::Collector;
+use prometheus::{
+    Gauge, GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
+};
+
+/// The declaration of one metric.
+#[derive(Debug, Clone, Copy)]
+pub struct Metric {
+    pub name: &'static str,
+    pub kind: &'static str,
+    pub labels: &'static [&'static str],
+    pub help: &'static str,
+}
+
+macro_rules! catalogue {
+    ($($field:ident: $type:ident = $name:literal, [$($label:literal),*], $help:literal;)*) => {
+        /// Every metric of this program.
+        pub const CATALOGUE: &[Metric] = &[
+            $(Metric { name: $name, kind: kind::$type, labels: &[$($label),*], help: $help }),*
+        ];
+
+        /// The metrics, shared by the stages: each counter is added to by the stage that its help names.
+        pub struct Metrics {
+            registry: Registry,
+            $(pub $field: $type,)*
+        }
+
+        impl Metrics {
+            /// # Errors
+            /// Never with a sound catalogue; the tests make one.
+            pub fn new() -> Result<Arc<Metrics>, prometheus::Error> {
+                let registry = Registry::new();
+                $(let $field = new::$type($name, $help, &[$($label),*])?;
+                registry.register(Box::new($field.clone()))?;)*
+                let process = prometheus::process_collector::ProcessCollector::for_self();
+                registry.register(Box::new(process))?;
+                Ok(Arc::new(Metrics { registry, $($field),* }))
+            }
+        }
+    };
+}
+
+catalogue! {
+    build_info: IntGaugeVec = "nat_destination_build_info", ["version", "librdkafka"],
+        "Always 1; the labels tell what runs.";
+    events_received: IntCounter = "nat_destination_events_received_total", [],
+        "Events taken from the source topics; each item of a batch is one.";
+    events_queued: IntCounter = "nat_destination_events_queued_total", [],
+        "Identify calls that the queue topic has acknowledged.";
+    events: IntCounterVec = "nat_destination_events_total", ["outcome", "reason"],
+        "Events settled: delivered, duplicate, filtered or dead_lettered. received = their sum + what is on its way.";
+    http_requests: IntCounterVec = "nat_destination_http_requests_total", ["answer"],
+        "Requests to Nat.app by answer: the status, timeout or connection.";
+    http_request_duration: Histogram = "nat_destination_http_request_duration_seconds", [],
+        "How long requests to Nat.app took, answered or not.";
+    http_in_flight: IntGauge = "nat_destination_http_requests_in_flight", [],
+        "Requests to Nat.app that are on their way.";
+    retries: IntCounter = "nat_destination_retries_total", [],
+        "Attempts that failed and will be made again.";
+    pending_events: IntGauge = "nat_destination_pending_events", [],
+        "Queue depth in memory: events taken from the queue topic and not settled.";
+    pending_bytes: IntGauge = "nat_destination_pending_bytes", [],
+        "The same in bytes of events.";
+    retrying_events: IntGauge = "nat_destination_retrying_events", [],
+        "Of the pending events, those that wait for their next attempt.";
+    source_lag_events: IntGaugeVec = "nat_destination_source_lag_events", ["topic", "partition"],
+        "Records of a source partition that are not settled.";
+    source_lag_seconds: GaugeVec = "nat_destination_source_lag_seconds", ["topic", "partition"],
+        "Age of the oldest record of a source partition known not to be settled; 0 where there is none.";
+    queue_lag_events: IntGaugeVec = "nat_destination_queue_lag_events", ["partition"],
+        "Records of a queue partition that are not settled: the queue's depth in Kafka.";
+    queue_lag_seconds: GaugeVec = "nat_destination_queue_lag_seconds", ["partition"],
+        "Age of the oldest record of a queue partition known not to be settled; 0 where there is none.";
+    assigned_partitions: IntGaugeVec = "nat_destination_assigned_partitions", ["stage"],
+        "Partitions that this instance has, by stage (ingest, deliver).";
+    paused: IntGaugeVec = "nat_destination_paused", ["stage"],
+        "1 while reading pauses because too much is pending.";
+    dedup_entries: IntGaugeVec = "nat_destination_dedup_entries", ["kind"],
+        "Entries of the delivered sets of this instance, by kind (visit, engage).";
+    restore_remaining: IntGauge = "nat_destination_restore_remaining_records", [],
+        "Records of the delivered topic still to be read before all assigned partitions deliver.";
+    restored: IntCounter = "nat_destination_restored_records_total", [],
+        "Records of the delivered topic read to restore delivered sets.";
+    circuit_open: IntGaugeVec = "nat_destination_circuit_open", ["reason"],
+        "1 while the circuit to Nat.app is open (or half-open) for this reason.";
+    kafka_errors: IntCounterVec = "nat_destination_kafka_errors_total", ["stage"],
+        "Errors of the Kafka clients that they recover from by themselves.";
+}
+
+/// The type words of the exposition format.
+#[allow(non_upper_case_globals)]
+mod kind {
+    pub const IntCounter: &str = "counter";
+    pub const IntCounterVec: &str = "counter";
+    pub const IntGauge: &str = "gauge";
+    pub const IntGaugeVec: &str = "gauge";
+    pub const GaugeVec: &str = "gauge";
+    pub const Histogram: &str = "histogram";
+}
+
+/// One constructor a type, all called alike by the macro.
+#[allow(non_snake_case)]
+mod new {
+    use super::{GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts};
+    type Made<T> = Result<T, prometheus::Error>;
+
+    pub fn IntCounter(name: &str, help: &str, _: &[&str]) -> Made<IntCounter> {
+        IntCounter::new(name, help)
+    }
+    pub fn IntGauge(name: &str, help: &str, _: &[&str]) -> Made<IntGauge> {
+        IntGauge::new(name, help)
+    }
+    pub fn IntCounterVec(name: &str, help: &str, labels: &[&str]) -> Made<IntCounterVec> {
+        IntCounterVec::new(Opts::new(name, help), labels)
+    }
+    pub fn IntGaugeVec(name: &str, help: &str, labels: &[&str]) -> Made<IntGaugeVec> {
+        IntGaugeVec::new(Opts::new(name, help), labels)
+    }
+    pub fn GaugeVec(name: &str, help: &str, labels: &[&str]) -> Made<GaugeVec> {
+        GaugeVec::new(Opts::new(name, help), labels)
+    }
+    pub fn Histogram(name: &str, help: &str, _: &[&str]) -> Made<Histogram> {
+        let buckets = vec![0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+        Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets))
+    }
+}
+
+impl Metrics {
+    /// What `/metrics` serves.
+    pub fn text(&self) -> String {
+        TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap_or_else(|error| format!("# {error}\n"))
+    }
+
+    /// Counts settled events.
+    pub fn settled(&self, outcome: Outcome, reason: &str, events: u64) {
+        self.events.with_label_values(&[outcome.as_str(), reason]).inc_by(events);
+    }
+
+    /// Events settled so far by (outcome, reason).
+    pub fn settled_by_reason(&self) -> Vec<(String, String, u64)> {
+        let mut rows = Vec::new();
+        for family in self.events.collect() {
+            for metric in family.get_metric() {
+                let label = |name: &str| {
+                    let pair = metric.get_label().iter().find(|pair| pair.name() == name);
+                    pair.map(|pair| pair.value().to_owned()).unwrap_or_default()
+                };
+                rows.push((label("outcome"), label("reason"), metric.get_counter().get_value() as u64));
+            }
+        }
+        rows.sort();
+        rows
+    }
+}
+
+/// What an event may end as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    Delivered,
+    Duplicate,
+    Filtered,
+    DeadLettered,
+}
+
+impl Outcome {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Outcome::Delivered => "delivered",
+            Outcome::Duplicate => "duplicate",
+            Outcome::Filtered => "filtered",
+            Outcome::DeadLettered => "dead_lettered",
+        }
+    }
+}
+
+/// A gauge that tells an age in seconds.
+pub fn set_age(gauge: &Gauge, since_millis: i64, now_millis: i64) {
+    gauge.set((now_millis.saturating_sub(since_millis)).max(0) as f64 / 1000.0);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_metric_of_the_catalogue_can_be_registered_and_has_one_name() {
+        let metrics = Metrics::new().expect("a sound catalogue");
+        metrics.events_received.inc();
+        assert!(metrics.text().contains("nat_destination_events_received_total 1"));
+        assert!(CATALOGUE.iter().all(|metric| metric.name.starts_with("nat_destination_") && !metric.help.is_empty()));
+    }
+
+    #[test]
+    fn settled_events_are_counted_by_outcome_and_reason() {
+        let metrics = Metrics::new().expect("a sound catalogue");
+        metrics.settled(Outcome::Filtered, "not_identify", 3);
+        assert_eq!(metrics.settled_by_reason(), [("filtered".into(), "not_identify".into(), 3)]);
+    }
+}

@@ -1,0 +1,235 @@
+//! One event, from its bytes to its outcome: the order of the checks is the order of the functions.
+
+use std::borrow::Cow;
+use std::iter::{once, once_with};
+
+use jiff::Timestamp;
+
+use super::engage::{self, Engage};
+use super::{EngageMode, Filtered, Identify, Invalid, Outcome, Rules};
+use super::{email, integrations, json, timestamp};
+
+/// Classifies exactly one event. Envelopes and batches are not opened: see `read`.
+pub fn classify<'a>(rules: &Rules, event: &'a [u8], now: Timestamp) -> Outcome<'a> {
+    match Event::parse(rules, event) {
+        Ok(event) => event.outcome(rules, now),
+        Err(reason) => Outcome::invalid(reason),
+    }
+}
+
+/// The raw top-level members that the rules speak of.
+pub(super) struct Event<'a> {
+    text: &'a str,
+    kind: Option<&'a str>,
+    /// The first of the configured timestamp fields.
+    timestamp: Option<&'a str>,
+    traits: Option<&'a str>,
+    email: Option<&'a str>,
+    pub(super) context: Option<&'a str>,
+    properties: Option<&'a str>,
+    page: Option<&'a str>,
+    url: Option<&'a str>,
+    event: Option<&'a str>,
+    message_id: Option<&'a str>,
+    user_id: Option<&'a str>,
+    pub(super) integrations: Option<&'a str>,
+    batch: Option<&'a str>,
+}
+
+/// What `type` says about an event.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Identify,
+    Batch,
+    Other,
+    Missing,
+}
+
+/// The raw members of `context` that the rules speak of.
+struct Context<'a> {
+    traits: Option<&'a str>,
+    page: Option<&'a str>,
+    personas: Option<&'a str>,
+}
+
+impl<'a> Event<'a> {
+    /// One pass over the bytes: checks that they are one JSON object and finds its members.
+    pub(super) fn parse(rules: &Rules, bytes: &'a [u8]) -> Result<Self, Invalid> {
+        let text = json::object(bytes)?;
+        let timestamp_field = rules.timestamp_fields.first().map_or("timestamp", String::as_str);
+        let [
+            kind,
+            timestamp,
+            traits,
+            email,
+            context,
+            properties,
+            page,
+            url,
+            event,
+            message_id,
+            user_id,
+            integrations,
+            batch,
+        ] = json::members(
+            text,
+            [
+                "type",
+                timestamp_field,
+                "traits",
+                "email",
+                "context",
+                "properties",
+                "page",
+                "url",
+                "event",
+                "messageId",
+                "userId",
+                "integrations",
+                "batch",
+            ],
+        )?;
+        Ok(Event {
+            text,
+            kind,
+            timestamp,
+            traits,
+            email,
+            context,
+            properties,
+            page,
+            url,
+            event,
+            message_id,
+            user_id,
+            integrations,
+            batch,
+        })
+    }
+
+    pub(super) fn is_identify(&self) -> bool {
+        self.kind() == Kind::Identify
+    }
+
+    /// The raw array of events, if this is a batch of them and no event itself.
+    pub(super) fn batch(&self) -> Option<&'a str> {
+        let batch = self.batch.filter(|raw| json::is_array(raw))?;
+        matches!(self.kind(), Kind::Missing | Kind::Batch).then_some(batch)
+    }
+
+    fn kind(&self) -> Kind {
+        let Some(text) = self.kind.and_then(json::text) else {
+            return Kind::Missing;
+        };
+        match text.as_ref() {
+            "" => Kind::Missing,
+            text if text.eq_ignore_ascii_case("identify") => Kind::Identify,
+            text if text.eq_ignore_ascii_case("batch") => Kind::Batch,
+            _ => Kind::Other,
+        }
+    }
+
+    pub(super) fn outcome(&self, rules: &Rules, now: Timestamp) -> Outcome<'a> {
+        if let Some(batch) = self.batch() {
+            return batch_where_an_event_should_be(batch);
+        }
+        match self.kind() {
+            Kind::Identify => self.identify(rules, now),
+            Kind::Missing => Outcome::invalid(Invalid::MissingType),
+            Kind::Batch | Kind::Other => Outcome::Filtered(Filtered::NotIdentify),
+        }
+    }
+
+    fn identify(&self, rules: &Rules, now: Timestamp) -> Outcome<'a> {
+        if rules.honour_integrations && integrations::switched_off(self.integrations) {
+            return Outcome::Filtered(Filtered::IntegrationsOptOut);
+        }
+        let [traits, page, personas] = json::look(self.context, ["traits", "page", "personas"]);
+        let context = Context { traits, page, personas };
+        let engage = engage::recognise(context.personas, self.traits);
+        if engage.is_some() && rules.engage == EngageMode::Skip {
+            return Outcome::Filtered(Filtered::EngageSkipped);
+        }
+        let email = match self.email(rules, &context) {
+            Ok(email) => email,
+            Err(reason) => return Outcome::invalid(reason),
+        };
+        match self.instant(rules, now) {
+            Ok(instant) => Outcome::Identify(self.contact(rules, &context, email, instant, engage)),
+            Err(reason) => Outcome::Invalid { reason, email: Some(email) },
+        }
+    }
+
+    fn email(&self, rules: &Rules, context: &Context<'a>) -> Result<String, Invalid> {
+        let email_in = |object| once_with(move || json::look(object, ["email"])[0]);
+        let user_id = self.user_id.filter(|_| rules.user_id_as_email);
+        email::first_usable(
+            email_in(self.traits)
+                .chain(once(self.email))
+                .chain(email_in(context.traits))
+                .chain(email_in(self.properties))
+                .chain(once(user_id)),
+        )
+    }
+
+    fn instant(&self, rules: &Rules, now: Timestamp) -> Result<Timestamp, Invalid> {
+        for (index, field) in rules.timestamp_fields.iter().enumerate() {
+            let raw = match index {
+                0 => self.timestamp,
+                // Rarely needed, so not worth a place in the first pass.
+                _ => json::look(Some(self.text), [field.as_str()])[0],
+            };
+            if let Some(parsed) = raw.and_then(timestamp::parse) {
+                return timestamp::within_range(rules, parsed?, now);
+            }
+        }
+        Err(Invalid::MissingTimestamp)
+    }
+
+    fn contact(
+        &self,
+        rules: &Rules,
+        context: &Context<'a>,
+        email: String,
+        instant: Timestamp,
+        engage: Option<Engage<'a>>,
+    ) -> Identify<'a> {
+        Identify {
+            email,
+            instant,
+            day: rules.zone.to_datetime(instant).date(),
+            url: self.url(context),
+            event: json::non_blank_text(self.event),
+            message_id: json::non_blank_text(self.message_id),
+            user_id: text_or_number(self.user_id),
+            engage,
+        }
+    }
+
+    fn url(&self, context: &Context<'a>) -> Option<Cow<'a, str>> {
+        let url_in = |object| json::non_blank_text(json::look(object, ["url"])[0]);
+        url_in(self.page)
+            .or_else(|| json::non_blank_text(self.url))
+            .or_else(|| url_in(context.page))
+            .or_else(|| url_in(self.properties))
+    }
+}
+
+/// A batch inside a batch: Segment sends none, so it is not opened, but its events must not be lost in silence.
+fn batch_where_an_event_should_be(batch: &str) -> Outcome<'static> {
+    if json::items(batch).is_empty() {
+        Outcome::Filtered(Filtered::NotIdentify)
+    } else {
+        Outcome::invalid(Invalid::MissingType)
+    }
+}
+
+/// User ids are numbers in some systems; the number is passed on as it is written.
+fn text_or_number(raw: Option<&str>) -> Option<Cow<'_, str>> {
+    let is_number = |raw: &&str| raw.starts_with(|first: char| first == '-' || first.is_ascii_digit());
+    json::non_blank_text(raw).or_else(|| raw.filter(is_number).map(Cow::Borrowed))
+}
+
+#[cfg(test)]
+#[path = "event_tests.rs"]
+mod tests;

@@ -1,0 +1,292 @@
+//! Looks members up in JSON text, strictly about what JSON is and leniently about what it says.
+//!
+//! serde_json checks the whole document and cuts out the members asked for as raw text; nothing else of it is
+//! decoded. That tolerates what real events hold and `serde_json::Value` refuses: lone surrogates, `1e400`, a
+//! nesting of any depth (raw values are skipped without recursion) and repeated keys (the last one wins).
+//! A member is found under its exact key, or else under one that differs in ASCII case.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::Deserializer as _;
+use serde::de::{IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::value::RawValue;
+
+use super::Invalid;
+
+/// The text of the JSON object in `bytes`, not yet checked beyond its first character: `members` does that.
+pub(super) fn object(bytes: &[u8]) -> Result<&str, Invalid> {
+    let bytes = bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(bytes);
+    let Some(start) = bytes.iter().position(|byte| !is_space(*byte)) else {
+        return Err(Invalid::Empty);
+    };
+    let text = str::from_utf8(&bytes[start..]).map_err(|_| Invalid::NotJson)?;
+    if text.starts_with('{') {
+        return Ok(text);
+    }
+    match serde_json::from_str::<IgnoredAny>(text) {
+        Ok(_) => Err(Invalid::NotObject),
+        Err(_) => Err(Invalid::NotJson),
+    }
+}
+
+/// JSON's white space, which is less than Unicode's.
+pub(super) fn is_space(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t' | b'\n' | b'\r')
+}
+
+/// Checks that `object` is one JSON object and nothing else, and gives the raw text of the named members.
+pub(super) fn members<'a, const N: usize>(object: &'a str, names: [&str; N]) -> Result<[Option<&'a str>; N], Invalid> {
+    let mut exact = [None; N];
+    let mut other_case = [None; N];
+    let found = each_member(object, |key, value| {
+        let key = text_within(key);
+        for (index, name) in names.iter().enumerate() {
+            if key.len() == name.len() && key.eq_ignore_ascii_case(name) {
+                let slots = if key == *name { &mut exact } else { &mut other_case };
+                slots[index] = Some(value);
+            }
+        }
+    });
+    found.map_err(|_| Invalid::NotJson)?;
+    Ok(std::array::from_fn(|index| exact[index].or(other_case[index])))
+}
+
+/// The named members of a value cut out before; of a missing value or one that is no object, none.
+pub(super) fn look<'a, const N: usize>(value: Option<&'a str>, names: [&str; N]) -> [Option<&'a str>; N] {
+    value.filter(|value| is_object(value)).and_then(|object| members(object, names).ok()).unwrap_or([None; N])
+}
+
+/// As `look`, but a key of another case is another key.
+pub(super) fn look_exactly<'a, const N: usize>(value: Option<&'a str>, names: [&str; N]) -> [Option<&'a str>; N] {
+    let mut found = [None; N];
+    let Some(object) = value.filter(|value| is_object(value)) else {
+        return found;
+    };
+    let checked = each_member(object, |key, value| {
+        let key = text_within(key);
+        for (slot, name) in found.iter_mut().zip(names) {
+            if key == name {
+                *slot = Some(value);
+            }
+        }
+    });
+    debug_assert!(checked.is_ok(), "a value cut out of checked JSON is JSON");
+    found
+}
+
+/// A raw value's kind shows in its first character, once it is known to be JSON.
+pub(super) fn is_object(raw: &str) -> bool {
+    raw.starts_with('{')
+}
+
+pub(super) fn is_array(raw: &str) -> bool {
+    raw.starts_with('[')
+}
+
+/// Calls `each` with the raw key (quotes and all) and the raw value of every member, in order.
+pub(super) fn each_member<'a>(object: &'a str, each: impl FnMut(&'a str, &'a str)) -> serde_json::Result<()> {
+    let mut deserializer = serde_json::Deserializer::from_str(object);
+    deserializer.deserialize_map(Members(each))?;
+    deserializer.end()
+}
+
+struct Members<F>(F);
+
+impl<'de, F: FnMut(&'de str, &'de str)> Visitor<'de> for Members<F> {
+    type Value = ();
+
+    fn expecting(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
+        formatter.write_str("a JSON object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<(), A::Error> {
+        // The key is taken raw as well: as a string it would fail on a lone surrogate, as bytes it would let raw
+        // control characters pass.
+        while let Some((key, value)) = map.next_entry::<&RawValue, &RawValue>()? {
+            (self.0)(key.get(), value.get());
+        }
+        Ok(())
+    }
+}
+
+/// The raw items of a raw array.
+pub(super) fn items(array: &str) -> Vec<&str> {
+    let mut deserializer = serde_json::Deserializer::from_str(array);
+    deserializer.deserialize_seq(Items).unwrap_or_default()
+}
+
+struct Items;
+
+impl<'de> Visitor<'de> for Items {
+    type Value = Vec<&'de str>;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
+        formatter.write_str("a JSON array")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut array: A) -> Result<Vec<&'de str>, A::Error> {
+        let mut items = Vec::new();
+        while let Some(item) = array.next_element::<&RawValue>()? {
+            items.push(item.get());
+        }
+        Ok(items)
+    }
+}
+
+/// What a raw string says; `None` for a value of another type.
+pub(super) fn text(raw: &str) -> Option<Cow<'_, str>> {
+    raw.starts_with('"').then(|| text_within(raw))
+}
+
+/// What a raw string says, if it says anything.
+pub(super) fn non_blank_text(raw: Option<&str>) -> Option<Cow<'_, str>> {
+    raw.and_then(text).filter(|text| !text.trim().is_empty())
+}
+
+/// What stands between the quotes of a raw string, its escapes resolved. A lone surrogate, which JavaScript and
+/// Python emit and which no Rust string can hold, becomes U+FFFD.
+pub(super) fn text_within(raw: &str) -> Cow<'_, str> {
+    let inner = raw.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(raw);
+    let Some(mut escape) = memchr::memchr(b'\\', inner.as_bytes()) else {
+        return Cow::Borrowed(inner);
+    };
+    let mut decoded = String::with_capacity(inner.len());
+    let mut rest = inner;
+    loop {
+        decoded.push_str(&rest[..escape]);
+        let (character, length) = unescape(&rest.as_bytes()[escape..]);
+        decoded.push(character);
+        rest = rest.get(escape + length..).unwrap_or_default();
+        match memchr::memchr(b'\\', rest.as_bytes()) {
+            Some(next) => escape = next,
+            None => break,
+        }
+    }
+    decoded.push_str(rest);
+    Cow::Owned(decoded)
+}
+
+/// The character that the escape at the beginning of `bytes` stands for, and the length of the escape.
+fn unescape(bytes: &[u8]) -> (char, usize) {
+    let Some(&kind) = bytes.get(1) else {
+        return (char::REPLACEMENT_CHARACTER, 1);
+    };
+    let character = match kind {
+        b'b' => '\u{8}',
+        b'f' => '\u{c}',
+        b'n' => '\n',
+        b'r' => '\r',
+        b't' => '\t',
+        b'u' => return unescape_unicode(bytes),
+        // A quote, a slash or a backslash: checked JSON holds nothing else here.
+        itself => char::from(itself),
+    };
+    (character, 2)
+}
+
+fn unescape_unicode(bytes: &[u8]) -> (char, usize) {
+    const LENGTH: usize = "\\uXXXX".len();
+    let Some(first) = code_unit(bytes) else {
+        return (char::REPLACEMENT_CHARACTER, 2);
+    };
+    if let Some(character) = char::from_u32(first.into()) {
+        return (character, LENGTH);
+    }
+    let pair = code_unit(&bytes[LENGTH..]).and_then(|second| char::decode_utf16([first, second]).next()?.ok());
+    match pair {
+        Some(character) => (character, 2 * LENGTH),
+        None => (char::REPLACEMENT_CHARACTER, LENGTH),
+    }
+}
+
+/// The UTF-16 code unit that `\uXXXX` at the beginning of `bytes` names.
+fn code_unit(bytes: &[u8]) -> Option<u16> {
+    let digits = bytes.strip_prefix(b"\\u")?.get(..4)?;
+    u16::from_str_radix(str::from_utf8(digits).ok()?, 16).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_byte_order_mark_and_white_space_are_skipped() {
+        assert_eq!(object(b"\xEF\xBB\xBF \r\n\t{}"), Ok("{}"));
+        assert_eq!(object(b"\xEF\xBB\xBF"), Err(Invalid::Empty));
+        assert_eq!(object(b" \n"), Err(Invalid::Empty));
+        // Not white space to JSON.
+        assert_eq!(object("\u{a0}{}".as_bytes()), Err(Invalid::NotJson));
+    }
+
+    #[test]
+    fn valid_json_of_another_kind_is_not_an_object() {
+        for text in ["null", "5", "-1e400", "\"{}\"", "[{}]", " true "] {
+            assert_eq!(object(text.as_bytes()), Err(Invalid::NotObject), "{text}");
+        }
+        for text in ["nul", "5 5", "\"", "[{}", "truex", "NaN", "'a'"] {
+            assert_eq!(object(text.as_bytes()), Err(Invalid::NotJson), "{text}");
+        }
+    }
+
+    #[test]
+    fn broken_json_is_refused_wherever_it_breaks() {
+        for text in [
+            "{",
+            "{\"a\":1,}",
+            "{\"a\":NaN}",
+            "{\"a\":1}x",
+            "{\"a\":1}{}",
+            "{\"a\":\"\t\"}",
+            "{\"\t\":1}",
+            "{\"\\x\":1}",
+            "{\"a\":01}",
+            "{a:1}",
+            "{\"a\" 1}",
+            "{\"a\":[}",
+        ] {
+            assert_eq!(members(text, ["a"]), Err(Invalid::NotJson), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_exact_key_wins_and_the_last_of_repeated_keys() {
+        let object = r#"{"Email":1,"email":2,"EMAIL":3,"email":4,"eMail":5}"#;
+        assert_eq!(members(object, ["email"]), Ok([Some("4")]));
+        assert_eq!(members(object, ["e-mail"]), Ok([None]));
+        assert_eq!(members(object, ["emaiL"]), Ok([Some("5")]));
+        assert_eq!(look_exactly(Some(object), ["emaiL", "Email"]), [None, Some("1")]);
+        // The key of "type" with escapes is "type".
+        assert_eq!(members(r#"{"t\u0079pe":1}"#, ["type"]), Ok([Some("1")]));
+    }
+
+    #[test]
+    fn lone_surrogates_become_replacement_characters() {
+        assert_eq!(text(r#""\ud83d""#).as_deref(), Some("\u{fffd}"));
+        assert_eq!(text(r#""\ud83dx\ude00y""#).as_deref(), Some("\u{fffd}x\u{fffd}y"));
+        assert_eq!(text(r#""\ud83d\ud83d\ude00""#).as_deref(), Some("\u{fffd}\u{1f600}"));
+        assert_eq!(text(r#""\ud83d\n""#).as_deref(), Some("\u{fffd}\n"));
+        assert_eq!(members(r#"{"\ud83d":1,"a":"\ude00"}"#, ["a"]), Ok([Some(r#""\ude00""#)]));
+    }
+
+    proptest! {
+        #[test]
+        fn escapes_are_resolved_as_serde_json_does(text_in in any::<String>(), ascii in any::<bool>()) {
+            let mut raw = serde_json::to_string(&text_in).unwrap();
+            if ascii {
+                raw = raw.encode_utf16().map(|unit| match u8::try_from(unit) {
+                    Ok(byte) if byte.is_ascii() => char::from(byte).to_string(),
+                    _ => format!("\\u{unit:04X}"),
+                }).collect();
+            }
+            prop_assert_eq!(text(&raw).unwrap(), text_in);
+        }
+
+        #[test]
+        fn resolving_escapes_never_panics(raw in r#""[\\uU0-9a-fdDé"😀]{0,24}"?"#) {
+            text(&raw);
+        }
+    }
+}

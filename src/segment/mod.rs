@@ -1,0 +1,165 @@
+//! What a Segment event is: the room that knows, and the only one that does.
+//!
+//! Bytes and a clock go in, an [`Outcome`] comes out. Nothing here does I/O, waits, logs or panics, whatever the
+//! bytes are, so ingest, delivery, replay and `check` can all ask the same question and get the same answer.
+//!
+//! [`read`] takes a record of a source topic (a tombstone, a framed value, an envelope, a batch);
+//! [`classify`] takes exactly one event (a queue record, an item of a batch).
+
+mod batch;
+mod dismiss;
+mod email;
+mod engage;
+mod event;
+mod integrations;
+mod json;
+mod record;
+mod rules;
+mod timestamp;
+
+pub use dismiss::dismiss;
+pub use email::normalise_email;
+pub use engage::Engage;
+pub use event::classify;
+pub use record::read;
+pub use rules::{EngageMode, Framing, Rules};
+
+use std::borrow::Cow;
+
+/// What a record of a source topic holds.
+#[derive(Debug, Clone, PartialEq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly every record is one event, and a box would cost each an allocation"
+)]
+pub enum Reading<'a> {
+    /// One event: its bytes (out of the framing and the envelope) and what it is.
+    One { event: &'a [u8], outcome: Outcome<'a> },
+    /// Several events, each to be passed to [`classify`]. An item is rewritten only where the batch gives it a
+    /// `context` or `integrations` of its own.
+    Batch(Vec<Cow<'a, [u8]>>),
+}
+
+/// What one event is. Every event has exactly one outcome.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Outcome<'a> {
+    /// To be delivered, unless its contact has been delivered that day.
+    Identify(Identify<'a>),
+    /// Nothing for Nat.app, and nothing wrong with it.
+    Filtered(Filtered),
+    /// Should have been delivered and cannot be: a dead letter. The email is known where it was found in time.
+    Invalid { reason: Invalid, email: Option<String> },
+}
+
+impl Outcome<'_> {
+    pub(in crate::segment) fn invalid(reason: Invalid) -> Self {
+        Outcome::Invalid { reason, email: None }
+    }
+}
+
+/// Why an event is nothing for Nat.app.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Filtered {
+    NotIdentify,
+    IntegrationsOptOut,
+    EngageSkipped,
+    Tombstone,
+}
+
+impl Filtered {
+    pub const ALL: [Filtered; 4] =
+        [Filtered::NotIdentify, Filtered::IntegrationsOptOut, Filtered::EngageSkipped, Filtered::Tombstone];
+
+    /// The word for it in metrics, logs and on the command line.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Filtered::NotIdentify => "not_identify",
+            Filtered::IntegrationsOptOut => "integrations_opt_out",
+            Filtered::EngageSkipped => "engage_skipped",
+            Filtered::Tombstone => "tombstone",
+        }
+    }
+}
+
+/// Why an event cannot be delivered although it is none of the filtered ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Invalid {
+    Empty,
+    NotJson,
+    NotObject,
+    MissingType,
+    MissingEmail,
+    InvalidEmail,
+    MissingTimestamp,
+    InvalidTimestamp,
+    TimestampOutOfRange,
+}
+
+impl Invalid {
+    pub const ALL: [Invalid; 9] = [
+        Invalid::Empty,
+        Invalid::NotJson,
+        Invalid::NotObject,
+        Invalid::MissingType,
+        Invalid::MissingEmail,
+        Invalid::InvalidEmail,
+        Invalid::MissingTimestamp,
+        Invalid::InvalidTimestamp,
+        Invalid::TimestampOutOfRange,
+    ];
+
+    /// The word for it in metrics, logs, dead-letter headers and on the command line.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Invalid::Empty => "empty",
+            Invalid::NotJson => "not_json",
+            Invalid::NotObject => "not_object",
+            Invalid::MissingType => "missing_type",
+            Invalid::MissingEmail => "missing_email",
+            Invalid::InvalidEmail => "invalid_email",
+            Invalid::MissingTimestamp => "missing_timestamp",
+            Invalid::InvalidTimestamp => "invalid_timestamp",
+            Invalid::TimestampOutOfRange => "timestamp_out_of_range",
+        }
+    }
+
+    /// Not even an event: the bytes are no JSON object.
+    pub const fn is_malformed(self) -> bool {
+        matches!(self, Invalid::Empty | Invalid::NotJson | Invalid::NotObject)
+    }
+}
+
+/// An identify call that Nat.app can take.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Identify<'a> {
+    /// The contact: trimmed and lower-case.
+    pub email: String,
+    /// When it happened.
+    pub instant: jiff::Timestamp,
+    /// The date of `instant` in the zone of the rules.
+    pub day: jiff::civil::Date,
+    pub url: Option<Cow<'a, str>>,
+    pub event: Option<Cow<'a, str>>,
+    pub message_id: Option<Cow<'a, str>>,
+    pub user_id: Option<Cow<'a, str>>,
+    /// Set when Engage sent it: a property, not a visit. Also under [`EngageMode::Daily`], where it only changes
+    /// the request, not what the event is a duplicate of.
+    pub engage: Option<Engage<'a>>,
+}
+
+/// The members of a raw JSON object: raw key (quotes and all) and raw value. Of anything else, none.
+pub fn members(object: &str) -> Vec<(&str, &str)> {
+    let mut members = Vec::new();
+    match json::each_member(object, |key, value| members.push((key, value))) {
+        Ok(()) => members,
+        Err(_) => Vec::new(),
+    }
+}
+
+impl Identify<'_> {
+    /// What Nat.app's timeline says below the title: the event if it says more than "identify", else the url.
+    pub fn description(&self) -> Option<&str> {
+        let says_something = |event: &&str| !event.trim().is_empty() && !event.trim().eq_ignore_ascii_case("identify");
+        self.event.as_deref().filter(says_something).or(self.url.as_deref())
+    }
+}

@@ -1,0 +1,138 @@
+//! The service: both stages, the admin server and the lag watch, started together and ended together. `run` and `demo`
+//! are this, with different surroundings.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::admin::{self, AdminError};
+use crate::config::Config;
+use crate::kafka::{self, KafkaProblem};
+use crate::metrics::Metrics;
+use crate::nat::{ClientError, NatClient};
+use crate::stage::{StageStatus, Stop, Stopper, stopper};
+use crate::{deliver, ingest, lag};
+
+#[derive(Debug, thiserror::Error)]
+pub enum ServiceError {
+    #[error(transparent)]
+    Kafka(#[from] KafkaProblem),
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    #[error(transparent)]
+    Admin(#[from] AdminError),
+    #[error("{0}")]
+    Internal(String),
+}
+
+/// A service that runs.
+pub struct Service {
+    pub metrics: Arc<Metrics>,
+    pub admin: SocketAddr,
+    pub ingest: watch::Receiver<StageStatus>,
+    pub deliver: watch::Receiver<StageStatus>,
+    config: Arc<Config>,
+    stopper: Stopper,
+    ingest_task: JoinHandle<Result<(), KafkaProblem>>,
+    deliver_task: JoinHandle<Result<(), KafkaProblem>>,
+}
+
+impl Service {
+    /// Verifies what has to be there (with `verify_topics`; the embedded broker cannot tell), and starts.
+    ///
+    /// # Errors
+    /// What is wrong, naming the setting.
+    pub async fn start(config: Config, verify_topics: bool) -> Result<Service, ServiceError> {
+        let config = Arc::new(config);
+        let client = NatClient::new(config.nat.clone(), config.concurrency)?;
+        let metrics = Metrics::new().map_err(|error| ServiceError::Internal(error.to_string()))?;
+        let (_, librdkafka) = rdkafka::util::get_rdkafka_version();
+        metrics.build_info.with_label_values(&[env!("CARGO_PKG_VERSION"), librdkafka.as_str()]).set(1);
+        let (ingest_sender, ingest) = watch::channel(StageStatus::starting());
+        let (deliver_sender, deliver) = watch::channel(StageStatus::starting());
+        let admin = admin::serve(config.admin_listen, Arc::clone(&metrics), ingest.clone(), deliver.clone()).await?;
+        if verify_topics {
+            let topics = kafka::verify_source(&config).await?;
+            tracing::info!(?topics, "source topics");
+            for report in kafka::verify_or_create(&config, config.topics.create).await? {
+                let what = if report.created { "created" } else { "there" };
+                tracing::info!(topic = report.topic, partitions = report.partitions, "topic {what}");
+            }
+        }
+        let (stopper, stop) = stopper();
+        let ingest_task = spawn_ingest(Arc::clone(&config), Arc::clone(&metrics), ingest_sender, stop.clone());
+        let deliver_task =
+            tokio::spawn(deliver::run(Arc::clone(&config), Arc::clone(&metrics), client, deliver_sender, stop.clone()));
+        lag::watch(Arc::clone(&config), Arc::clone(&metrics), vec![ingest.clone(), deliver.clone()], stop);
+        Ok(Service { metrics, admin, ingest, deliver, config, stopper, ingest_task, deliver_task })
+    }
+
+    /// Tells both stages to end within the configured time.
+    pub fn stop(&self) {
+        self.stopper.stop(Instant::now() + self.config.shutdown_timeout);
+    }
+
+    /// Returns when both stages have ended. If one fails, the other is stopped too.
+    ///
+    /// # Errors
+    /// What the one that failed first says.
+    pub async fn ended(&mut self) -> Result<(), ServiceError> {
+        let first = tokio::select! {
+            ended = &mut self.ingest_task => Err(ended),
+            ended = &mut self.deliver_task => Ok(ended),
+        };
+        self.stop();
+        let (first, second) = match first {
+            Err(ended) => (ended, (&mut self.deliver_task).await),
+            Ok(ended) => (ended, (&mut self.ingest_task).await),
+        };
+        for ended in [first, second] {
+            ended.map_err(|error| ServiceError::Internal(format!("a stage crashed: {error}")))??;
+        }
+        Ok(())
+    }
+
+    /// Returns once every record that is in the source topics now is settled, whichever instance settles it.
+    ///
+    /// # Errors
+    /// When the brokers do not tell.
+    pub async fn caught_up(config: &Config) -> Result<(), KafkaProblem> {
+        let source = kafka::source_partitions(config).await?;
+        let partitions =
+            source.into_iter().flat_map(|(topic, count)| (0..count).map(move |p| (topic.clone(), p as i32)));
+        wait_until_committed(config, &config.source.group, partitions.collect()).await?;
+        // Everything that was there has been handed on by now: what the queue holds at this moment includes it.
+        let queue = kafka::partitions(config, &config.topics.queue).await?;
+        wait_until_committed(config, &config.topics.deliver_group, queue).await
+    }
+}
+
+async fn wait_until_committed(
+    config: &Config,
+    group: &str,
+    partitions: Vec<kafka::TopicPartition>,
+) -> Result<(), KafkaProblem> {
+    let ends = kafka::end_offsets(config, partitions.clone()).await?;
+    loop {
+        let committed = kafka::committed(config, group, partitions.clone()).await?;
+        let behind = ends.iter().filter(|(place, end)| committed.get(*place).copied().unwrap_or(0) < **end).count();
+        if behind == 0 {
+            return Ok(());
+        }
+        tracing::debug!(group, behind, "partitions not settled yet");
+        tokio::time::sleep(Duration::from_millis(250)).await;
+    }
+}
+
+/// Ingest is synchronous: a thread of its own, whose end is a task's.
+fn spawn_ingest(
+    config: Arc<Config>,
+    metrics: Arc<Metrics>,
+    status: watch::Sender<StageStatus>,
+    stop: Stop,
+) -> JoinHandle<Result<(), KafkaProblem>> {
+    tokio::task::spawn_blocking(move || ingest::run(&config, metrics, &status, &stop))
+}

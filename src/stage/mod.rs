@@ -1,0 +1,10 @@
+//! What both stages are made of: the ledger, the budget, and how a stage is told to stop and tells of itself. Pure but
+//! for the watch channels.
+
+mod budget;
+mod ledger;
+mod status;
+
+pub use budget::Budget;
+pub use ledger::Ledger;
+pub use status::{Position, StageStatus, Stop, Stopper, stopper};

@@ -1,0 +1,81 @@
+//! What the stages tell of themselves, and how they are told to stop: plain values over watch channels, so that nothing
+//! outside reaches into a loop's state.
+
+use std::time::Instant;
+
+use tokio::sync::watch;
+
+/// How far a partition is settled.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Position {
+    pub topic: String,
+    pub partition: i32,
+    /// The first offset that is not settled.
+    pub next: i64,
+    /// Of the oldest record not settled, or of the last one that came; Unix milliseconds.
+    pub oldest_timestamp: i64,
+}
+
+/// What a stage says of itself, several times a second.
+#[derive(Debug, Clone)]
+pub struct StageStatus {
+    /// The group has given it its partitions, be they none.
+    pub assigned: bool,
+    /// Partitions that wait for their delivered set.
+    pub restoring: usize,
+    /// Why the circuit to Nat.app is open, if it is.
+    pub circuit: Option<&'static str>,
+    pub positions: Vec<Position>,
+    /// When it said so: a stage that does not is stuck.
+    pub beat: Instant,
+}
+
+impl StageStatus {
+    pub fn starting() -> StageStatus {
+        StageStatus { assigned: false, restoring: 0, circuit: None, positions: Vec::new(), beat: Instant::now() }
+    }
+}
+
+/// Tells the stages to stop, and by when.
+#[derive(Debug)]
+pub struct Stopper(watch::Sender<Option<Instant>>);
+
+/// Hears it.
+#[derive(Debug, Clone)]
+pub struct Stop(watch::Receiver<Option<Instant>>);
+
+pub fn stopper() -> (Stopper, Stop) {
+    let (sender, receiver) = watch::channel(None);
+    (Stopper(sender), Stop(receiver))
+}
+
+impl Stopper {
+    /// The first call counts.
+    pub fn stop(&self, deadline: Instant) {
+        self.0.send_if_modified(|current| {
+            let first = current.is_none();
+            current.get_or_insert(deadline);
+            first
+        });
+    }
+}
+
+impl Stop {
+    /// Set once the stage has to end; what is in flight has until then.
+    pub fn deadline(&self) -> Option<Instant> {
+        *self.0.borrow()
+    }
+
+    /// Returns when the stage has to end.
+    pub async fn told(&mut self) -> Option<Instant> {
+        loop {
+            if let Some(deadline) = self.deadline() {
+                return Some(deadline);
+            }
+            if self.0.changed().await.is_err() {
+                // Nobody is left who could tell.
+                return std::future::pending().await;
+            }
+        }
+    }
+}
