@@ -18,6 +18,7 @@ use super::{CommandError, start_logs, told_to_stop};
 use crate::config::{Config, Log as LogSettings, Sources};
 use crate::dead_letter::header;
 use crate::kafka::{AckingProducer, Context, OutgoingRecord, producer_config, reader_config};
+use crate::metrics::Metrics;
 use crate::sandbox::embedded;
 use crate::sandbox::generator::{Generated, Generator, Options};
 use crate::sandbox::stand_in::{Behaviour, Log, StandIn};
@@ -53,7 +54,14 @@ pub struct DemoArgs {
 pub async fn run(args: DemoArgs) -> Result<ExitCode, CommandError> {
     let level = if args.verbose { "info" } else { "off" };
     start_logs(&LogSettings { format: "human".into(), level: level.into() });
-    let options = Options { identify: 0.5, contacts: 600, bad: 0.03, engage: 0.2, seed: args.seed, ..Options::at(Timestamp::now()) };
+    let options = Options {
+        identify: 0.5,
+        contacts: 600,
+        bad: 0.03,
+        engage: 0.2,
+        seed: args.seed,
+        ..Options::at(Timestamp::now())
+    };
     let events: Vec<Generated> = Generator::new(options).take(args.records).collect();
     let unlucky = first_contact(&events);
     let behaviour = Behaviour {
@@ -69,23 +77,28 @@ pub async fn run(args: DemoArgs) -> Result<ExitCode, CommandError> {
     let config = demo_config(&stand_in.url(), &args)?;
     println!("Nat destination, the demo: {} records through the real service.", args.records);
     println!("  embedded broker     {} (librdkafka's, in this process)", config.kafka.brokers);
-    println!("  Nat.app stand-in    {}: 3 % answers of 503, 2 % of 429, and one contact that it rejects", stand_in.url());
+    println!(
+        "  Nat.app stand-in    {}: 3 % answers of 503, 2 % of 429, and one contact that it rejects",
+        stand_in.url()
+    );
     let to_write = config.clone();
     tokio::task::spawn_blocking(move || produce(&to_write, &events)).await.map_err(CommandError::told)??;
     let began = Instant::now();
     let mut service = Service::start(config.clone(), false).await.map_err(CommandError::told)?;
     println!("  service             http://{}/metrics\n", service.admin);
-    let view = View::new();
+    let (view, metrics) = (View::new(), std::sync::Arc::clone(&service.metrics));
     tokio::select! {
         caught_up = Service::caught_up(&config) => caught_up.map_err(CommandError::told)?,
         ended = service.ended() => return ended.map(|()| ExitCode::FAILURE).map_err(CommandError::told),
-        () = view.follow(&service) => {}
+        () = view.follow(&metrics) => {}
     }
     view.end();
     let right = account(&service, &stand_in, began.elapsed());
     let letters = tokio::task::spawn_blocking(move || dead_letters(&config)).await.map_err(CommandError::told)??;
     show_dead_letters(&letters);
-    println!("\nWhere to go next:\n  nat-destination check --print-example > nat-destination.toml\n  nat-destination check --config nat-destination.toml\n  nat-destination run --config nat-destination.toml");
+    println!(
+        "\nWhere to go next:\n  nat-destination check --print-example > nat-destination.toml\n  nat-destination check --config nat-destination.toml\n  nat-destination run --config nat-destination.toml"
+    );
     if args.keep_running {
         println!("\nStill running: http://{}/metrics  (Ctrl-C ends it)", service.admin);
         told_to_stop().await?;
@@ -116,9 +129,11 @@ fn demo_config(url: &str, args: &DemoArgs) -> Result<Config, CommandError> {
 
 /// The contact that the stand-in will reject.
 fn first_contact(events: &[Generated]) -> Option<String> {
-    events.iter().find_map(|event| match segment::read(&segment::Rules::default(), event.value.as_deref(), Timestamp::now()) {
-        Reading::One { outcome: Outcome::Identify(identify), .. } => Some(identify.email),
-        _ => None,
+    events.iter().find_map(|event| {
+        match segment::read(&segment::Rules::default(), event.value.as_deref(), Timestamp::now()) {
+            Reading::One { outcome: Outcome::Identify(identify), .. } => Some(identify.email),
+            _ => None,
+        }
     })
 }
 
@@ -151,13 +166,13 @@ impl View {
     }
 
     /// Never ends by itself.
-    async fn follow(&self, service: &Service) {
+    async fn follow(&self, metrics: &Metrics) {
         let began = Instant::now();
         let every = if self.bar.is_some() { Duration::from_millis(100) } else { Duration::from_secs(1) };
         loop {
-            let by_outcome = by_outcome(service);
+            let by_outcome = by_outcome(metrics);
             let settled: u64 = by_outcome.values().sum();
-            let received = service.metrics.events_received.get();
+            let received = metrics.events_received.get();
             let counts: Vec<String> = by_outcome.iter().map(|(outcome, count)| format!("{outcome} {count}")).collect();
             match &self.bar {
                 Some(bar) => {
@@ -165,7 +180,11 @@ impl View {
                     bar.set_position(settled);
                     bar.set_message(counts.join("   "));
                 }
-                None => println!("  {:>4.0} s  {settled}/{received} events settled  {}", began.elapsed().as_secs_f64(), counts.join("  ")),
+                None => println!(
+                    "  {:>4.0} s  {settled}/{received} events settled  {}",
+                    began.elapsed().as_secs_f64(),
+                    counts.join("  ")
+                ),
             }
             tokio::time::sleep(every).await;
         }
@@ -178,9 +197,9 @@ impl View {
     }
 }
 
-fn by_outcome(service: &Service) -> BTreeMap<String, u64> {
+fn by_outcome(metrics: &Metrics) -> BTreeMap<String, u64> {
     let mut sums = BTreeMap::new();
-    for (outcome, _, count) in service.metrics.settled_by_reason() {
+    for (outcome, _, count) in metrics.settled_by_reason() {
         *sums.entry(outcome).or_insert(0) += count;
     }
     sums
@@ -198,9 +217,17 @@ fn account(service: &Service, stand_in: &StandIn, took: Duration) -> bool {
     let delivered: u64 = rows.iter().filter(|(outcome, _, _)| outcome == "delivered").map(|(_, _, count)| count).sum();
     println!("{:-<50}\n{:<42}{settled:>8}\n{:<42}{received:>8}", "", "sum", "received");
     println!("{:<42}{:>8}", "accepted by the stand-in", stand_in.accepted());
-    println!("\n{} requests, {} retries, {:.1} s.", stand_in.requests(), service.metrics.retries.get(), took.as_secs_f64());
+    println!(
+        "\n{} requests, {} retries, {:.1} s.",
+        stand_in.requests(),
+        service.metrics.retries.get(),
+        took.as_secs_f64()
+    );
     let right = settled == received && delivered == stand_in.accepted();
-    println!("{}", if right { "Every event is accounted for." } else { "The sums DIFFER: this is a bug, please report it." });
+    println!(
+        "{}",
+        if right { "Every event is accounted for." } else { "The sums DIFFER: this is a bug, please report it." }
+    );
     right
 }
 
@@ -215,10 +242,12 @@ struct Letter {
 /// Up to two of each reason, read back from the topic as any consumer would.
 fn dead_letters(config: &Config) -> Result<Vec<Letter>, CommandError> {
     let reader: BaseConsumer<Context> =
-        BaseConsumer::from_config_and_context(&reader_config(config), Context::default()).map_err(CommandError::told)?;
+        BaseConsumer::from_config_and_context(&reader_config(config), Context::default())
+            .map_err(CommandError::told)?;
     let mut list = TopicPartitionList::new();
     for partition in 0..config.topics.partitions as i32 {
-        list.add_partition_offset(&config.topics.dead_letter, partition, Offset::Beginning).map_err(CommandError::told)?;
+        list.add_partition_offset(&config.topics.dead_letter, partition, Offset::Beginning)
+            .map_err(CommandError::told)?;
     }
     reader.assign(&list).map_err(CommandError::told)?;
     drop(list);
@@ -236,7 +265,13 @@ fn dead_letters(config: &Config) -> Result<Vec<Letter>, CommandError> {
                 *seen += 1;
                 if *seen <= 2 {
                     let source = find("__connect.errors.exception.message").unwrap_or_default();
-                    letters.push(Letter { partition: message.partition(), offset: message.offset(), reason, status: find(header::STATUS), source });
+                    letters.push(Letter {
+                        partition: message.partition(),
+                        offset: message.offset(),
+                        reason,
+                        status: find(header::STATUS),
+                        source,
+                    });
                 }
             }
             Some(Err(_)) => ended += 1, // The end of a partition: nothing is written any more.
@@ -251,6 +286,12 @@ fn show_dead_letters(letters: &[Letter]) {
     println!("\nA few dead letters (partition:offset, reason, what happened):");
     for letter in letters {
         let status = letter.status.as_ref().map(|status| format!(" {status}")).unwrap_or_default();
-        println!("  {}:{:<5} {:<24} {}", letter.partition, letter.offset, format!("{}{status}", letter.reason), letter.source);
+        println!(
+            "  {}:{:<5} {:<24} {}",
+            letter.partition,
+            letter.offset,
+            format!("{}{status}", letter.reason),
+            letter.source
+        );
     }
 }
