@@ -12,10 +12,7 @@ fn now() -> Timestamp {
 }
 
 fn cases(lines: &str) -> impl Iterator<Item = Value> {
-    lines
-        .lines()
-        .filter(|line| !line.trim().is_empty())
-        .map(|line| serde_json::from_str(line).unwrap())
+    lines.lines().filter(|line| !line.trim().is_empty()).map(|line| serde_json::from_str(line).unwrap())
 }
 
 /// What the cases call an outcome.
@@ -30,11 +27,7 @@ fn answer(outcome: &Outcome) -> Value {
         }),
         Outcome::Filtered(reason) => json!({"outcome": "filtered", "reason": reason.as_str()}),
         Outcome::Invalid { reason, email } => {
-            let outcome = if reason.is_malformed() {
-                "malformed"
-            } else {
-                "invalid"
-            };
+            let outcome = if reason.is_malformed() { "malformed" } else { "invalid" };
             let mut answer = json!({"outcome": outcome, "reason": reason.as_str()});
             if let Some(email) = email {
                 answer["email"] = json!(email);
@@ -49,18 +42,11 @@ fn answer_of_record(value: &[u8]) -> Value {
     let rules = Rules::default();
     match read(&rules, Some(value), now()) {
         Reading::One { event, outcome } => {
-            assert_eq!(
-                classify(&rules, event, now()),
-                outcome,
-                "a bare event, read and classified"
-            );
+            assert_eq!(classify(&rules, event, now()), outcome, "a bare event, read and classified");
             answer(&outcome)
         }
         Reading::Batch(items) => {
-            let items: Vec<Value> = items
-                .iter()
-                .map(|item| answer(&classify(&rules, item, now())))
-                .collect();
+            let items: Vec<Value> = items.iter().map(|item| answer(&classify(&rules, item, now()))).collect();
             json!({"outcome": "deliver", "items": items})
         }
     }
@@ -73,20 +59,12 @@ fn every_conformance_case_is_answered_as_expected() {
     for case in cases(EVENTS) {
         let got = answer_of_record(case["input"].as_str().unwrap().as_bytes());
         if got != case["expect"] {
-            failures.push(format!(
-                "{}: got {got}, expected {}",
-                case["name"], case["expect"]
-            ));
+            failures.push(format!("{}: got {got}, expected {}", case["name"], case["expect"]));
         }
         count += 1;
     }
     assert!(count > 100, "only {count} cases were read");
-    assert!(
-        failures.is_empty(),
-        "{} of {count} failed:\n{}",
-        failures.len(),
-        failures.join("\n")
-    );
+    assert!(failures.is_empty(), "{} of {count} failed:\n{}", failures.len(), failures.join("\n"));
 }
 
 #[test]
@@ -95,12 +73,7 @@ fn values_that_are_no_text_are_malformed() {
         let value = decode_base64(case["input_base64"].as_str().unwrap());
         let outcome = answer_of_record(&value);
         assert_eq!(outcome["outcome"], "malformed", "{}", case["name"]);
-        assert_eq!(
-            outcome["reason"],
-            Invalid::NotJson.as_str(),
-            "{}",
-            case["name"]
-        );
+        assert_eq!(outcome["reason"], Invalid::NotJson.as_str(), "{}", case["name"]);
     }
 }
 
@@ -134,38 +107,14 @@ fn nesting_a_million_deep_is_classified_on_a_small_stack() {
 fn a_text_of_ten_megabytes_is_no_trouble_anywhere() {
     let long = "x".repeat(10 << 20);
     let event = |name: &str| {
-        format!(
-            r#"{{"type":"identify","email":"a@example.com","timestamp":"2020-05-31","{name}":"{long}"}}"#
-        )
+        format!(r#"{{"type":"identify","email":"a@example.com","timestamp":"2020-05-31","{name}":"{long}"}}"#)
     };
-    for name in [
-        "unrelated",
-        "url",
-        "event",
-        "messageId",
-        "userId",
-        "traits",
-        "context",
-        "integrations",
-    ] {
-        assert_eq!(
-            answer_of_record(event(name).as_bytes())["outcome"],
-            "deliver",
-            "{name}"
-        );
+    for name in ["unrelated", "url", "event", "messageId", "userId", "traits", "context", "integrations"] {
+        assert_eq!(answer_of_record(event(name).as_bytes())["outcome"], "deliver", "{name}");
     }
-    assert_eq!(
-        answer_of_record(event("timestamp").as_bytes())["reason"],
-        "invalid_timestamp"
-    );
-    assert_eq!(
-        answer_of_record(event("email").as_bytes())["reason"],
-        "invalid_email"
-    );
-    assert_eq!(
-        answer_of_record(event("type").as_bytes())["reason"],
-        "not_identify"
-    );
+    assert_eq!(answer_of_record(event("timestamp").as_bytes())["reason"], "invalid_timestamp");
+    assert_eq!(answer_of_record(event("email").as_bytes())["reason"], "invalid_email");
+    assert_eq!(answer_of_record(event("type").as_bytes())["reason"], "not_identify");
 }
 
 fn decode_base64(text: &str) -> Vec<u8> {

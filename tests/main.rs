@@ -1,2 +1,14 @@
-#[test]
-fn t() {}
+//! Every promise, proved on a real Apache Kafka: one binary, so that it links once and all tests share one broker.
+
+mod support;
+
+mod accounting;
+mod classify;
+mod dead_letters;
+mod deliver;
+mod explain;
+mod ingest;
+mod operate;
+mod restart;
+mod sequences;
+mod start;

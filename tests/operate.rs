@@ -1,0 +1,154 @@
+//! What operators see: metrics, health, logs without personal data, completions, the example file.
+
+use std::collections::BTreeSet;
+
+use nat_destination::config::table;
+use nat_destination::metrics::CATALOGUE;
+use nat_destination::sandbox::stand_in::Behaviour;
+
+use super::support::World;
+use super::support::world::{KEY, binary, identify};
+
+#[test]
+fn the_counters_add_up_and_every_metric_served_is_in_the_catalogue() {
+    let world = World::with(3, Behaviour { reject_emails: vec!["p1@example.com".into()], ..Behaviour::default() });
+    for number in 0..50 {
+        world.send(
+            &world.source,
+            Some(number % 3),
+            None,
+            Some(identify(&format!("p{}@example.com", number % 20), "2026-11-20T08:00:00Z", "m").as_bytes()),
+            &[],
+        );
+    }
+    for odd in [r#"{"type":"track"}"#, r#"{"type":"identify"}"#, "x"] {
+        world.send(&world.source, Some(0), None, Some(odd.as_bytes()), &[]);
+    }
+    world.flush();
+    let instance = world.start(&[]);
+    instance.wait_until_settled(53);
+    let count = |labels: &[&str]| instance.metric("nat_destination_events_total", labels);
+    assert_eq!(instance.metric("nat_destination_events_received_total", &[]), 53.0);
+    assert_eq!(count(&["delivered"]), 19.0);
+    assert_eq!(count(&["filtered"]), 1.0);
+    assert_eq!((count(&["missing_email"]), count(&["not_json"])), (1.0, 1.0));
+    assert_eq!(count(&["delivered"]) + count(&["duplicate"]) + count(&["filtered"]) + count(&["dead_lettered"]), 53.0);
+    assert_eq!(instance.metric("nat_destination_events_queued_total", &[]), 50.0);
+    assert_eq!(instance.metric("nat_destination_http_requests_total", &["200"]), 19.0);
+    assert_eq!(instance.metric("nat_destination_http_requests_total", &["400"]), count(&["rejected"]));
+    let observed = instance.metric("nat_destination_http_request_duration_seconds_count", &[]);
+    assert_eq!(observed, instance.metric("nat_destination_http_requests_total", &[]));
+    world.wait("the lag is told and nothing is left", || {
+        let metrics = instance.metrics();
+        metrics.contains("nat_destination_queue_lag_events{")
+            && super::support::world::sum(&metrics, "nat_destination_queue_lag_events", &[]) == 0.0
+    });
+    let known: BTreeSet<&str> = CATALOGUE.iter().map(|metric| metric.name).collect();
+    let metrics = instance.metrics();
+    let served = metrics
+        .lines()
+        .filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next())
+        .filter(|name| !name.starts_with("process_"));
+    assert!(served.clone().count() > 15, "{metrics}");
+    served.for_each(|name| assert!(known.contains(name), "{name}"));
+}
+
+#[test]
+fn the_lag_is_told_in_events_and_seconds_while_nat_app_is_away() {
+    let world = World::with(1, Behaviour { status: Some(401), ..Behaviour::default() });
+    let instance = world.start(&["deliver.max_pending_events=10"]);
+    instance.wait_until_ready();
+    for number in 0..300 {
+        world.send(
+            &world.source,
+            Some(0),
+            None,
+            Some(identify(&format!("p{number}@example.com"), "2026-11-20T08:00:00Z", "m").as_bytes()),
+            &[],
+        );
+    }
+    world.flush();
+    world.wait("the queue's whole lag is told", || instance.metric("nat_destination_queue_lag_events", &[]) == 300.0);
+    world.wait("and its age", || instance.metric("nat_destination_queue_lag_seconds", &[]) > 1.0);
+    assert_eq!(instance.metric("nat_destination_paused", &["deliver"]), 1.0);
+    let pending = instance.metric("nat_destination_pending_events", &[]);
+    assert!(pending < 300.0, "no more is taken than the budget allows: {pending}");
+    world.behave(Behaviour::default());
+    instance.wait_until_settled(300);
+    world.wait("the lag is gone", || {
+        instance.metric("nat_destination_queue_lag_events", &[]) == 0.0
+            && instance.metric("nat_destination_queue_lag_seconds", &[]) == 0.0
+    });
+    world.wait("reading goes on", || instance.metric("nat_destination_paused", &["deliver"]) == 0.0);
+}
+
+#[test]
+fn health_tells_the_truth_and_why() {
+    let world = World::new();
+    let instance = world.start(&[]);
+    world.wait("it says why it is not ready, or is", || {
+        let (status, text) = instance.get("/readyz");
+        match status {
+            200 => text == "ready\n",
+            _ => {
+                assert_eq!(status, 503);
+                assert!(text.contains("waits for its group") || text.contains("restores"), "{text}");
+                false
+            }
+        }
+    });
+    assert_eq!(instance.get("/livez"), (200, "alive\n".into()));
+    assert_eq!(instance.get("/no-such-page").0, 404);
+}
+
+#[test]
+fn no_log_line_holds_an_email_or_the_key() {
+    let world = World::with(
+        1,
+        Behaviour { reject_emails: vec!["ada.lovelace@example.com".into()], unavailable: 0.2, ..Behaviour::default() },
+    );
+    let instance = world.start(&["log.level=trace,hyper_util=info,reqwest=info,h2=info,mio=info"]);
+    for number in 0..20 {
+        world
+            .event(0, &identify("ada.lovelace@example.com", &format!("2026-11-{:02}T08:00:00Z", number % 20 + 1), "m"));
+    }
+    world.event(0, r#"{"type":"identify","traits":{"email":"ada.lovelace@example.com"}}"#);
+    instance.wait_until_settled(21);
+    let (_, log) = instance.stop();
+    assert!(log.contains("\"contact\":\""), "a short hash instead: {log}");
+    assert!(!log.contains("lovelace") && !log.contains(KEY), "{log}");
+    for topic in ["delivered"] {
+        let records = format!("{:?}", world.read(&world.topic(topic)));
+        assert!(!records.contains("lovelace"));
+    }
+}
+
+#[test]
+fn the_example_file_is_the_tables_own() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/nat-destination.toml");
+    let kept = std::fs::read_to_string(path).expect("it is there");
+    assert_eq!(kept, table::example(), "run: nat-destination check --print-example > deploy/nat-destination.toml");
+    let printed = binary().args(["check", "--print-example"]).output().expect("it runs");
+    assert_eq!(String::from_utf8(printed.stdout).expect("text"), kept);
+}
+
+#[test]
+fn every_shell_gets_completions_and_every_command_has_help_with_an_example() {
+    for shell in ["bash", "zsh", "fish"] {
+        let output = binary().args(["completions", shell]).output().expect("it runs");
+        assert!(String::from_utf8_lossy(&output.stdout).contains("until-caught-up"), "{shell}");
+    }
+    for command in [
+        &["run"][..],
+        &["demo"],
+        &["check"],
+        &["explain"],
+        &["topics", "create"],
+        &["stand-in"],
+        &["generate"],
+        &["completions"],
+    ] {
+        let output = binary().args(command).arg("--help").output().expect("it runs");
+        assert!(String::from_utf8_lossy(&output.stdout).contains("Example"), "{command:?}");
+    }
+}

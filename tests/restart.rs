@@ -1,0 +1,149 @@
+//! Shutdown, crash, second instance: nothing lost, nothing sent twice but what was in flight.
+
+use std::time::{Duration, Instant};
+
+use nat_destination::sandbox::stand_in::Behaviour;
+
+use super::support::World;
+use super::support::world::{binary, identify};
+
+const DAY: &str = "2026-11-20T08:00:00Z";
+
+fn produce(world: &World, contacts: std::ops::Range<usize>) {
+    for number in contacts {
+        let event = identify(&format!("p{number}@example.com"), DAY, &format!("m{number}"));
+        world.send(&world.source, Some(number as i32 % world.partitions), None, Some(event.as_bytes()), &[]);
+    }
+    world.flush();
+}
+
+#[test]
+fn sigterm_finishes_what_is_in_flight_and_nothing_is_sent_again() {
+    let world = World::with(3, Behaviour { latency: Duration::from_millis(100), ..Behaviour::default() });
+    produce(&world, 0..1000);
+    let first = world.start(&["deliver.concurrency=32"]);
+    world.wait("some are delivered", || world.accepted().len() > 50);
+    let began = Instant::now();
+    let (status, log) = first.stop();
+    assert_eq!(status.code(), Some(0), "{log}");
+    assert!(began.elapsed() < Duration::from_secs(15), "it took {:?}", began.elapsed());
+    let delivered = world.accepted().len();
+    assert!(delivered < 1000, "it was stopped in the middle");
+    assert_eq!(world.stand_in.requests() as usize, delivered);
+    world.run_until_caught_up(&[]);
+    assert_eq!(world.accepted_days().len(), 1000);
+    assert_eq!(world.stand_in.requests(), 1000, "each was sent once");
+}
+
+#[test]
+fn a_second_signal_ends_it_at_once() {
+    let world = World::with(1, Behaviour { latency: Duration::from_secs(8), ..Behaviour::default() });
+    produce(&world, 0..1);
+    let mut instance = world.start(&[]);
+    world.wait("it is in flight", || instance.metric("nat_destination_http_requests_in_flight", &[]) == 1.0);
+    instance.signal("-TERM");
+    std::thread::sleep(Duration::from_millis(500));
+    let began = Instant::now();
+    instance.signal("-TERM");
+    assert_eq!(instance.wait().code(), Some(143));
+    assert!(began.elapsed() < Duration::from_secs(2));
+}
+
+#[test]
+fn the_shutdown_deadline_holds_when_nat_app_hangs() {
+    let world = World::with(1, Behaviour { latency: Duration::from_secs(30), ..Behaviour::default() });
+    produce(&world, 0..1);
+    let instance = world.start(&["shutdown.timeout=1s", "nat.timeout=60s"]);
+    world.wait("it is in flight", || instance.metric("nat_destination_http_requests_in_flight", &[]) == 1.0);
+    let began = Instant::now();
+    let (status, log) = instance.stop();
+    assert_eq!(status.code(), Some(0), "{log}");
+    assert!(began.elapsed() < Duration::from_secs(8), "it took {:?}", began.elapsed());
+    world.behave(Behaviour::default());
+    world.run_until_caught_up(&[]);
+    let keys: std::collections::BTreeSet<_> =
+        world.stand_in.entries().into_iter().map(|entry| entry.idempotency_key).collect();
+    assert_eq!(keys.len(), 1, "what was cut off is sent again with the same key");
+}
+
+#[test]
+fn after_kill_9_nothing_is_lost_and_only_what_was_in_flight_is_sent_again() {
+    let world = World::with(3, Behaviour { latency: Duration::from_millis(20), ..Behaviour::default() });
+    produce(&world, 0..2000);
+    let concurrency = 16;
+    let first = world.start(&[&format!("deliver.concurrency={concurrency}")]);
+    world.wait("some are delivered", || world.accepted().len() > 300);
+    first.kill();
+    std::thread::sleep(Duration::from_millis(200)); // The stand-in answers what it was asked.
+    let before = world.accepted().len();
+    assert!(before < 2000, "it was killed in the middle");
+    world.behave(Behaviour::default());
+    world.run_until_caught_up(&["kafka.properties.session.timeout.ms=6000"]);
+    let accepted = world.accepted();
+    let mut days = world.accepted_days();
+    days.dedup();
+    assert_eq!(days.len(), 2000, "nothing is lost");
+    // In flight at the kill: requests, and acceptances whose changelog record was not acknowledged yet (5 ms linger).
+    let doubled = accepted.len() - 2000;
+    assert!(doubled <= 3 * concurrency, "{doubled} were sent twice");
+    let mut by_email = std::collections::BTreeMap::new();
+    for entry in accepted {
+        by_email.entry(entry.email).or_insert_with(std::collections::BTreeSet::new).insert(entry.idempotency_key);
+    }
+    assert!(by_email.values().all(|keys| keys.len() == 1), "again with the same Idempotency-Key");
+}
+
+#[test]
+fn a_restart_restores_the_delivered_set_before_the_first_request() {
+    let world = World::new();
+    produce(&world, 0..500);
+    world.run_until_caught_up(&[]);
+    assert_eq!(world.stand_in.requests(), 500);
+    // The same contact-days again: only the changelog knows that they were delivered.
+    produce(&world, 0..500);
+    let instance = world.start(&[]);
+    instance.wait_until_settled(500);
+    assert_eq!(instance.metric("nat_destination_events_total", &["duplicate"]), 500.0);
+    assert_eq!(instance.metric("nat_destination_restored_records_total", &[]), 500.0);
+    assert_eq!(instance.metric("nat_destination_dedup_entries", &["visit"]), 500.0);
+    assert_eq!(instance.metric("nat_destination_restore_remaining_records", &[]), 0.0);
+    assert_eq!(world.stand_in.requests(), 500);
+    assert!(instance.log().contains("the delivered set is restored"));
+}
+
+#[test]
+fn a_second_instance_joins_and_leaves_and_nothing_is_sent_twice() {
+    let world = World::with(3, Behaviour { latency: Duration::from_millis(10), ..Behaviour::default() });
+    let first = world.start(&["deliver.concurrency=8"]);
+    first.wait_until_ready();
+    produce(&world, 0..1000);
+    let second = world.start(&["deliver.concurrency=8"]);
+    produce(&world, 500..1500);
+    world.wait("the second one delivers too", || second.metric("nat_destination_events_total", &["delivered"]) > 20.0);
+    produce(&world, 1000..2000);
+    let (status, log) = second.stop();
+    assert!(status.success(), "{log}");
+    produce(&world, 1500..2500);
+    world.wait("all are delivered", || world.accepted().len() >= 2500);
+    let (status, log) = first.stop();
+    assert!(status.success(), "{log}");
+    world.run_until_caught_up(&[]);
+    assert_eq!(world.accepted_days().len(), 2500);
+    assert_eq!(world.stand_in.requests(), 2500, "each was sent once");
+}
+
+#[test]
+fn until_caught_up_ends_with_what_was_there_at_its_start() {
+    let world = World::new();
+    world.run_until_caught_up(&[]); // Nothing at all is caught up with at once.
+    produce(&world, 0..10);
+    let output = world.run_until_caught_up(&[]);
+    assert!(output.stdout.is_empty());
+    assert_eq!(world.accepted().len(), 10);
+    let usage = binary().args(["run", "--until-cought-up"]).output().expect("it runs");
+    assert_eq!(usage.status.code(), Some(2));
+    assert!(
+        String::from_utf8_lossy(&usage.stderr).contains("--until-caught-up"),
+        "a wrong flag suggests the right one"
+    );
+}

@@ -1,0 +1,209 @@
+//! What is wrong at the start is a clear error that names the setting and what to do, exit code 1, within seconds.
+
+use std::net::TcpListener;
+use std::process::Output;
+use std::time::{Duration, Instant};
+
+use super::support::World;
+use super::support::kafka::{Kafka, Options, tool};
+use super::support::world::binary;
+
+/// Ends by itself with exit code 1 and says all of this.
+fn fails(mut command: std::process::Command, parts: &[&str]) {
+    let began = Instant::now();
+    let output = command.output().expect("it runs");
+    let told = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    for part in parts {
+        assert!(told.contains(part), "{part:?} in:\n{told}");
+    }
+    assert!(began.elapsed() < Duration::from_secs(20), "it took {:?}", began.elapsed());
+}
+
+#[test]
+fn an_unreachable_broker_is_named() {
+    let world = World::new();
+    let set = ["kafka.brokers=127.0.0.1:1", "kafka.timeout=2s"];
+    fails(
+        world.command(&["run"], &set),
+        &["kafka.brokers = \"127.0.0.1:1\"", "Connection refused", "Is the address right"],
+    );
+    fails(world.command(&["check"], &set), &["PROBLEM  brokers: kafka.brokers", "Connection refused"]);
+}
+
+#[test]
+fn a_missing_source_topic_is_named() {
+    let world = World::new();
+    fails(
+        world.command(&["run"], &["source.topics=no-such-topic"]),
+        &["source.topics = \"no-such-topic\"", "there is no such topic"],
+    );
+    fails(
+        world.command(&["run"], &["source.topics=^no-such-.*"]),
+        &["source.topics = \"^no-such-.*\"", "no topic matches"],
+    );
+}
+
+#[test]
+fn own_topics_that_are_missing_are_an_error_where_they_may_not_be_created() {
+    let world = World::new();
+    fails(world.command(&["run"], &["topics.create=false"]), &[&world.topic("queue"), "nat-destination topics create"]);
+}
+
+#[test]
+fn queue_and_delivered_have_to_have_as_many_partitions() {
+    let world = World::new();
+    world.create_topic(&world.topic("queue"), 4, &[]);
+    world.create_topic(&world.topic("delivered"), 2, &[]);
+    let parts = [world.topic("delivered"), "it has 2 partitions, but".into(), "has 4".into()];
+    let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
+    fails(world.command(&["run"], &[]), &parts);
+    fails(world.command(&["topics", "create"], &[]), &parts);
+    fails(world.command(&["check"], &[]), &parts);
+}
+
+#[test]
+fn a_changelog_that_forgets_too_soon_is_an_error() {
+    let world = World::new();
+    world.create_topic(&world.topic("queue"), 3, &[]);
+    world.create_topic(
+        &world.topic("delivered"),
+        3,
+        &[("cleanup.policy", "compact,delete"), ("retention.ms", "3600000")],
+    );
+    fails(world.command(&["run"], &[]), &["retention.ms = 3600000", "dedup.retention", "kafka-configs.sh"]);
+}
+
+#[test]
+fn a_key_file_that_is_not_right_is_named() {
+    let world = World::new();
+    std::fs::remove_file(world.key_file()).expect("removed");
+    fails(world.command(&["run"], &[]), &["nat.api_key_file: ", "cannot be read", "write Nat.app's API key into it"]);
+    std::fs::write(world.key_file(), "\n").expect("written");
+    fails(world.command(&["run"], &[]), &["nat.api_key_file: ", "is empty"]);
+    std::fs::write(world.key_file(), "key\nanother\n").expect("written");
+    fails(world.command(&["run"], &[]), &["nat.api_key_file: ", "more than one line"]);
+    fails(world.command(&["check", "--offline"], &[]), &["PROBLEM  API key: nat.api_key_file: ", "more than one line"]);
+}
+
+#[test]
+fn every_problem_of_the_settings_is_told_at_once() {
+    let world = World::new();
+    let set = ["nat.url=nat.example/x", "retry.max_elapsed=soon", "deliver.concurency=3"];
+    let parts = [
+        "3 problems",
+        "nat.url = \"nat.example/x\"",
+        "retry.max_elapsed = \"soon\"",
+        "did you mean deliver.concurrency?",
+    ];
+    fails(world.command(&["run"], &set), &parts);
+    fails(world.command(&["check", "--offline"], &set), &parts);
+}
+
+#[test]
+fn a_taken_admin_port_is_named() {
+    let world = World::new();
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = taken.local_addr().expect("an address").to_string();
+    fails(
+        world.command(&["run"], &[&format!("admin.listen={address}")]),
+        &["admin.listen", &address, "choose a free port"],
+    );
+}
+
+#[test]
+fn a_property_that_is_none_or_not_to_be_set_is_named() {
+    let world = World::new();
+    fails(world.command(&["run"], &["kafka.properties.no.such=1"]), &["kafka.properties", "no.such"]);
+    fails(world.command(&["run"], &["kafka.properties.acks=0"]), &["kafka.properties.acks", "remove it"]);
+}
+
+#[test]
+fn the_command_line_the_environment_and_the_file_go_in_that_order() {
+    let path = std::path::PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("order-{}.toml", std::process::id()));
+    std::fs::write(&path, "engage = \"skip\"\n[nat]\ntimeout = \"1s\"\nurl = \"http://file\"\napi_key = \"s3cret\"\n[kafka]\nbrokers = [\"a:1\", \"b:2\"]\n").expect("written");
+    let mut command = binary();
+    command.args(["run", "--print-config", "--set", "nat.timeout=3s", "--config"]).arg(&path);
+    let output = command
+        .env("NAT_DESTINATION_NAT_TIMEOUT", "2s")
+        .env("NAT_DESTINATION_NAT_URL", "http://environment")
+        .output()
+        .expect("it runs");
+    std::fs::remove_file(&path).expect("removed");
+    let told = String::from_utf8(output.stdout).expect("text");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    for line in [
+        "nat.timeout = \"3s\"  # --set",
+        "nat.url = \"http://environment\"  # $NAT_DESTINATION_NAT_URL",
+        "nat.api_key = (secret)",
+        "source.start = \"earliest\"  # default",
+    ] {
+        assert!(told.contains(line), "{line} in:\n{told}");
+    }
+    assert!(told.contains(&format!("engage = \"skip\"  # {}", path.display())) && !told.contains("s3cret"), "{told}");
+}
+
+#[test]
+fn check_says_that_all_is_right() {
+    let world = World::new();
+    let check = |world: &World| -> Output { world.command(&["check"], &[]).output().expect("it runs") };
+    let before = String::from_utf8(check(&world).stdout).expect("text");
+    assert!(before.contains("is missing and will be created at the first start"), "{before}");
+    let created = world.command(&["topics", "create"], &[]).output().expect("it runs");
+    assert!(created.status.success());
+    assert_eq!(String::from_utf8(created.stdout).expect("text").matches("created").count(), 3);
+    let again = world.command(&["topics", "create"], &[]).output().expect("it runs");
+    assert_eq!(String::from_utf8(again.stdout).expect("text").matches("verified").count(), 3);
+    let after = check(&world);
+    assert_eq!(after.status.code(), Some(0));
+    assert_eq!(String::from_utf8(after.stdout).expect("text").matches("\nok ").count(), 4);
+}
+
+#[test]
+fn the_topics_are_created_as_the_design_says() {
+    let world = World::new();
+    world.run_until_caught_up(&["topics.partitions=5", "dedup.retention=3d"]);
+    let described = |name: &str| {
+        let output =
+            tool(&world.brokers, super::support::kafka::TOPICS, &["--describe", "--topic", &world.topic(name)]);
+        String::from_utf8(output.stdout).expect("text")
+    };
+    let (queue, delivered, dead_letter) = (described("queue"), described("delivered"), described("dead-letter"));
+    for (topic, parts) in [
+        (&queue, ["PartitionCount: 5", "cleanup.policy=delete", "retention.ms=604800000"]),
+        (&delivered, ["PartitionCount: 5", "cleanup.policy=compact,delete", "retention.ms=259200000"]),
+        (&dead_letter, ["PartitionCount: 5", "cleanup.policy=delete", "retention.ms=2592000000"]),
+    ] {
+        assert!(parts.iter().all(|part| topic.contains(part)), "{parts:?} in {topic}");
+    }
+}
+
+/// A broker that wants credentials and ACLs: not the shared one.
+#[test]
+fn refused_credentials_and_refused_topics_are_named() {
+    let kafka = Kafka::start(Options {
+        properties: &[
+            ("authorizer.class.name", "org.apache.kafka.metadata.authorizer.StandardAuthorizer"),
+            ("super.users", "User:nobody"),
+        ],
+        ..Options::default()
+    });
+    // Everybody is refused once nobody but the brokers is a super user.
+    let mut command = binary();
+    command.args([
+        "run",
+        "--set",
+        &format!("kafka.brokers={}", kafka.brokers()),
+        "--set",
+        "nat.url=http://127.0.0.1:1/",
+    ]);
+    command.args(["--set", "nat.api_key=k", "--set", "admin.listen=127.0.0.1:0", "--set", "kafka.timeout=3s"]);
+    command.args([
+        "--set",
+        "kafka.properties.security.protocol=SASL_PLAINTEXT",
+        "--set",
+        "kafka.properties.sasl.mechanism=PLAIN",
+    ]);
+    command.args(["--set", "kafka.properties.sasl.username=u", "--set", "kafka.properties.sasl.password=hunter2"]);
+    fails(command, &["kafka."]);
+}
