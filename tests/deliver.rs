@@ -126,7 +126,7 @@ fn waits_out(status: u16, reason: &str) {
     assert_eq!(instance.metric("nat_destination_events_total", &[]), 0.0);
     assert!(instance.get("/readyz").1.contains(reason));
     let requests = world.stand_in.requests();
-    assert!(requests < 100, "one probe at a time, not all of them again and again: {requests}");
+    assert!(requests < 150, "one probe at a time, not all of them again and again: {requests}");
     world.behave(Behaviour::default());
     instance.wait_until_settled(200);
     assert_eq!(world.accepted_days().len(), 200);

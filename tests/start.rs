@@ -179,31 +179,45 @@ fn the_topics_are_created_as_the_design_says() {
 }
 
 /// A broker that wants credentials and ACLs: not the shared one.
+const SECURED: &[(&str, &str)] = &[
+    ("listener.security.protocol.map", "PLAINTEXT:SASL_PLAINTEXT,CONTROLLER:PLAINTEXT"),
+    ("sasl.enabled.mechanisms", "PLAIN"),
+    ("sasl.mechanism.inter.broker.protocol", "PLAIN"),
+    (
+        "listener.name.plaintext.plain.sasl.jaas.config",
+        "org.apache.kafka.common.security.plain.PlainLoginModule required username=\"admin\" password=\"admin\" \
+         user_admin=\"admin\" user_nat=\"right\";",
+    ),
+    ("authorizer.class.name", "org.apache.kafka.metadata.authorizer.StandardAuthorizer"),
+    ("super.users", "User:admin;User:ANONYMOUS"),
+];
+
 #[test]
 fn refused_credentials_and_refused_topics_are_named() {
-    let kafka = Kafka::start(Options {
-        properties: &[
-            ("authorizer.class.name", "org.apache.kafka.metadata.authorizer.StandardAuthorizer"),
-            ("super.users", "User:nobody"),
-        ],
-        ..Options::default()
-    });
-    // Everybody is refused once nobody but the brokers is a super user.
-    let mut command = binary();
-    command.args([
-        "run",
-        "--set",
-        &format!("kafka.brokers={}", kafka.brokers()),
-        "--set",
-        "nat.url=http://127.0.0.1:1/",
-    ]);
-    command.args(["--set", "nat.api_key=k", "--set", "admin.listen=127.0.0.1:0", "--set", "kafka.timeout=3s"]);
-    command.args([
-        "--set",
-        "kafka.properties.security.protocol=SASL_PLAINTEXT",
-        "--set",
-        "kafka.properties.sasl.mechanism=PLAIN",
-    ]);
-    command.args(["--set", "kafka.properties.sasl.username=u", "--set", "kafka.properties.sasl.password=hunter2"]);
-    fails(command, &["kafka."]);
+    let kafka = Kafka::start(Options { properties: SECURED, ..Options::default() });
+    let run = |subcommand: &str, user: &str, password: &str| {
+        let mut command = binary();
+        command.arg(subcommand);
+        for setting in [
+            format!("kafka.brokers={}", kafka.brokers()),
+            "kafka.timeout=5s".into(),
+            "kafka.properties.security.protocol=SASL_PLAINTEXT".into(),
+            "kafka.properties.sasl.mechanism=PLAIN".into(),
+            format!("kafka.properties.sasl.username={user}"),
+            format!("kafka.properties.sasl.password={password}"),
+            "nat.url=http://127.0.0.1:1/".into(),
+            "nat.api_key=k".into(),
+            "admin.listen=127.0.0.1:0".into(),
+        ] {
+            command.args(["--set", &setting]);
+        }
+        command
+    };
+    fails(run("run", "nat", "wrong"), &["kafka.properties.sasl.*", "refused the credentials"]);
+    fails(run("check", "nat", "wrong"), &["PROBLEM  brokers: kafka.properties.sasl.*"]);
+    // Without an ACL a topic that is not there and one that may not be seen look alike.
+    fails(run("run", "nat", "right"), &["segment-events", "ACL"]);
+    let created = run("generate", "admin", "admin").args(["--count", "10"]).output().expect("it runs");
+    assert!(created.status.success(), "{}", String::from_utf8_lossy(&created.stderr));
+    fails(run("run", "nat", "right"), &["segment-events", "ask for an ACL"]);
 }

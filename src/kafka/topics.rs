@@ -230,6 +230,7 @@ async fn with_client<A: Send + 'static, R: Send + 'static>(
         let client: BaseConsumer<Context> = BaseConsumer::from_config_and_context(&settings, Context::default())
             .map_err(|error| KafkaProblem::Properties(error.to_string()))?;
         ask(&client, argument).map_err(|error| {
+            while client.poll(Duration::ZERO).is_some() {}
             let cause = client.context().last_failure().unwrap_or_else(|| error.to_string());
             explain(error, brokers, timeout, cause)
         })

@@ -304,13 +304,16 @@ class Comparison:
         for entry in log:
             self.sort_entry(entry)
         self.dead = self.read_dead(dead_letters)
-        self.delivered = 0
+        self.delivered = Counter()  # by kind, visit or engage, as the metrics call them
         self.compare_dead()
         self.compare_visits()
         self.compare_engage()
-        waiting = sum(map(len, expected.visits.values())) + sum(map(len, expected.engage.values()))
-        self.undelivered = sum(reason in UNDELIVERABLE for reason in self.dead.values())
-        self.duplicates = waiting - self.undelivered - self.delivered
+        waiting = {"visit": expected.visits, "engage": expected.engage}
+        engage = {place for run in expected.engage.values() for place, _ in run}
+        dead = Counter("engage" if place in engage else "visit" for place in self.dead if self.undeliverable(place))
+        self.duplicates = {
+            kind: sum(map(len, runs.values())) - dead[kind] - self.delivered[kind] for kind, runs in waiting.items()
+        }
 
     def sort_entry(self, entry):
         engage = entry.get("engage")
@@ -374,7 +377,7 @@ class Comparison:
                 self.found.add("visit accepted although all its events are dead letters", " ".join(key))
             if len(entries) > 1:
                 self.double(" ".join(key), entries)
-            self.delivered += possible
+            self.delivered["visit"] += possible
         for key in self.accepted_visits.keys() - self.expected.visits.keys():
             self.found.add("visit that must not be", f"{key[0]} {key[1]}, answered at {self.accepted_visits[key][0]['time']}")
 
@@ -393,14 +396,14 @@ class Comparison:
             got = [canonical(entry["engage"]["value"]) for entry in entries]
             values = [value for place, value in run if not self.undeliverable(place)]
             if len({place[:2] for place, _ in run}) == 1:
-                self.delivered += len(sequence(values))
+                self.delivered["engage"] += len(sequence(values))
                 if got != sequence(values):
                     again = len(entries) - len({entry.get("idempotency_key") for entry in entries})
                     self.found.add("engage values", f"{' '.join(key)}: {brief(got)}, must be "
                                                     f"{brief(sequence(values))} ({again} with a key used before)")
                 continue
             # Over several partitions any merge is right; but each value must arrive, and none twice in a row.
-            self.delivered += len(got)
+            self.delivered["engage"] += len(got)
             if set(got) != set(values) or len(got) > len(values) or sequence(got) != got:
                 self.found.add("engage values (unordered)", f"{' '.join(key)}: {brief(got)}, out of {brief(values)}")
         for key in self.accepted_engage.keys() - self.expected.engage.keys():
@@ -421,7 +424,10 @@ class Comparison:
 
     def counters(self):
         """(outcome, reason) -> number, as the metrics must say."""
-        expected = Counter({("delivered", ""): self.delivered, ("duplicate", ""): self.duplicates})
+        expected = Counter()
+        for kind in ("visit", "engage"):
+            expected["delivered", kind] = self.delivered[kind]
+            expected["duplicate", kind] = self.duplicates[kind]
         for reason, number in self.expected.filtered.items():
             expected["filtered", reason] = number
         for reason in self.dead.values():
