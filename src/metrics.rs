@@ -3,6 +3,8 @@
 
 use std::sync::Arc;
 
+use crate::dead_letter::Undeliverable;
+use crate::segment::{Filtered, Invalid};
 use prometheus::core::Collector;
 use prometheus::{
     Gauge, GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
@@ -40,7 +42,9 @@ macro_rules! catalogue {
                 registry.register(Box::new($field.clone()))?;)*
                 let process = prometheus::process_collector::ProcessCollector::for_self();
                 registry.register(Box::new(process))?;
-                Ok(Arc::new(Metrics { registry, $($field),* }))
+                let metrics = Metrics { registry, $($field),* };
+                metrics.begin_at_zero();
+                Ok(Arc::new(metrics))
             }
         }
     };
@@ -132,6 +136,23 @@ mod new {
 }
 
 impl Metrics {
+    /// A series that first appears with its first event has no increase that an alert could see.
+    fn begin_at_zero(&self) {
+        for kind in ["visit", "engage"] {
+            self.settled(Outcome::Delivered, kind, 0);
+            self.settled(Outcome::Duplicate, kind, 0);
+            self.dedup_entries.with_label_values(&[kind]).set(0);
+        }
+        Filtered::ALL.iter().for_each(|reason| self.settled(Outcome::Filtered, reason.as_str(), 0));
+        Invalid::ALL.iter().for_each(|reason| self.settled(Outcome::DeadLettered, reason.as_str(), 0));
+        Undeliverable::ALL.iter().for_each(|reason| self.settled(Outcome::DeadLettered, reason.as_str(), 0));
+        for stage in ["ingest", "deliver"] {
+            self.assigned_partitions.with_label_values(&[stage]).set(0);
+            self.paused.with_label_values(&[stage]).set(0);
+            self.kafka_errors.with_label_values(&[stage]).inc_by(0);
+        }
+    }
+
     /// What `/metrics` serves.
     pub fn text(&self) -> String {
         TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap_or_else(|error| format!("# {error}\n"))
@@ -142,7 +163,7 @@ impl Metrics {
         self.events.with_label_values(&[outcome.as_str(), reason]).inc_by(events);
     }
 
-    /// Events settled so far by (outcome, reason).
+    /// Events settled so far by (outcome, reason), where there are any.
     pub fn settled_by_reason(&self) -> Vec<(String, String, u64)> {
         let mut rows = Vec::new();
         for family in self.events.collect() {
@@ -154,6 +175,7 @@ impl Metrics {
                 rows.push((label("outcome"), label("reason"), metric.get_counter().get_value() as u64));
             }
         }
+        rows.retain(|(_, _, count)| *count > 0);
         rows.sort();
         rows
     }

@@ -117,10 +117,8 @@ fn no_log_line_holds_an_email_or_the_key() {
     let (_, log) = instance.stop();
     assert!(log.contains("\"contact\":\""), "a short hash instead: {log}");
     assert!(!log.contains("lovelace") && !log.contains(KEY), "{log}");
-    for topic in ["delivered"] {
-        let records = format!("{:?}", world.read(&world.topic(topic)));
-        assert!(!records.contains("lovelace"));
-    }
+    let changelog = format!("{:?}", world.read(&world.topic("delivered")));
+    assert!(!changelog.contains("lovelace"));
 }
 
 #[test]

@@ -13,7 +13,7 @@ use super::{CommandError, SettingsArgs};
 use crate::config::Config;
 use crate::dedup::{Contact, DedupKey, Kind};
 use crate::nat;
-use crate::segment::{self, EngageMode, Filtered, Identify, Invalid, Outcome, Reading, Rules};
+use crate::segment::{self, EngageMode, Identify, Outcome, Reading, Rules};
 
 /// Tell what would happen to events, and why
 #[derive(Debug, Args)]
@@ -117,12 +117,12 @@ fn fate(rules: &Rules, outcome: Outcome<'_>) -> Fate {
     match outcome {
         Outcome::Identify(identify) => delivered(rules, &identify),
         Outcome::Filtered(reason) => {
-            let words = format!("filtered ({}): {}", reason.as_str(), filtered_because(reason));
+            let words = format!("filtered ({}): {}", reason.as_str(), reason.because());
             Fate { outcome: "filtered", reason: Some(reason.as_str()), words, ..Fate::default() }
         }
         Outcome::Invalid { reason, email } => {
             let outcome = if reason.is_malformed() { "malformed" } else { "invalid" };
-            let words = format!("dead letter ({}): {}", reason.as_str(), invalid_because(reason));
+            let words = format!("dead letter ({}): {}", reason.as_str(), reason.because());
             Fate { outcome, reason: Some(reason.as_str()), email, words, ..Fate::default() }
         }
     }
@@ -158,36 +158,5 @@ fn delivered(rules: &Rules, identify: &Identify<'_>) -> Fate {
         description: Some(description),
         request: String::from_utf8(nat::body(identify)).ok().and_then(|body| RawValue::from_string(body).ok()),
         ..Fate::default()
-    }
-}
-
-fn filtered_because(reason: Filtered) -> &'static str {
-    match reason {
-        Filtered::NotIdentify => "Nat.app takes identify calls only",
-        Filtered::IntegrationsOptOut => {
-            "its integrations switch Nat off (identify.honour_integrations = false ignores that)"
-        }
-        Filtered::EngageSkipped => "it comes from Engage, and engage = \"skip\"",
-        Filtered::Tombstone => "a record without a value deletes a key; it is no event",
-    }
-}
-
-fn invalid_because(reason: Invalid) -> &'static str {
-    match reason {
-        Invalid::Empty => "there is nothing in it",
-        Invalid::NotJson => "it is not JSON (strictly: one value, UTF-8, no trailing commas, no NaN)",
-        Invalid::NotObject => "it is JSON, but not an object",
-        Invalid::MissingType => "it has no type, so that nobody can tell whether it is an identify call",
-        Invalid::MissingEmail => {
-            "no email in traits, at the top, in context.traits or in properties, and Nat.app refuses events without one"
-        }
-        Invalid::InvalidEmail => "what stands for the email is none",
-        Invalid::MissingTimestamp => {
-            "no timestamp, and Nat.app refuses events without one (identify.timestamp_fields can name others)"
-        }
-        Invalid::InvalidTimestamp => "its timestamp is in no format that can be understood without guessing",
-        Invalid::TimestampOutOfRange => {
-            "its timestamp is before identify.oldest or further ahead than identify.max_ahead"
-        }
     }
 }

@@ -5,6 +5,7 @@ use rdkafka::message::{Header, OwnedHeaders};
 
 use crate::kafka::Headers;
 use crate::nat::Answer;
+use crate::segment::Invalid;
 
 pub mod origin;
 
@@ -38,11 +39,43 @@ pub enum Undeliverable {
 }
 
 impl Undeliverable {
+    pub const ALL: [Undeliverable; 3] =
+        [Undeliverable::Rejected, Undeliverable::RetriesExhausted, Undeliverable::TooLarge];
+
     pub fn as_str(self) -> &'static str {
         match self {
             Undeliverable::Rejected => "rejected",
             Undeliverable::RetriesExhausted => "retries_exhausted",
             Undeliverable::TooLarge => "too_large",
+        }
+    }
+}
+
+/// Why a record is a dead letter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reason {
+    Invalid(Invalid),
+    Undeliverable(Undeliverable),
+}
+
+impl Reason {
+    /// The word in metrics, logs and headers.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Reason::Invalid(reason) => reason.as_str(),
+            Reason::Undeliverable(reason) => reason.as_str(),
+        }
+    }
+
+    /// The same in plain words.
+    fn because(self) -> &'static str {
+        match self {
+            Reason::Invalid(reason) => reason.because(),
+            Reason::Undeliverable(Undeliverable::Rejected) => "Nat.app rejects it",
+            Reason::Undeliverable(Undeliverable::RetriesExhausted) => "Nat.app did not take it for retry.max_elapsed",
+            Reason::Undeliverable(Undeliverable::TooLarge) => {
+                "it is larger than the queue topic takes (its max.message.bytes)"
+            }
         }
     }
 }
@@ -62,23 +95,20 @@ pub struct Verdict<'a> {
     pub origin: &'a Origin,
     /// `ingest` or `deliver`.
     pub stage: &'static str,
-    pub reason: &'static str,
+    pub reason: Reason,
     pub attempts: Option<&'a Attempts>,
 }
 
 impl Verdict<'_> {
     /// What happened in plain words; no personal data.
     fn message(&self) -> String {
-        match (self.reason, self.attempts) {
-            (_, Some(attempts)) => {
-                let answer = match attempts.answer.status() {
-                    Some(status) => format!("HTTP {status}: {}", attempts.answer.text()),
-                    None => attempts.answer.text().to_owned(),
-                };
-                format!("{} after {} attempt(s): {answer}", self.reason, attempts.count)
+        let because = self.reason.because();
+        match self.attempts {
+            None => format!("not delivered: {because}"),
+            Some(Attempts { count, answer, .. }) => {
+                let status = answer.status().map(|status| format!("HTTP {status}: ")).unwrap_or_default();
+                format!("not delivered: {because}; attempts: {count}; the last answer: {status}{}", answer.text())
             }
-            ("too_large", None) => "the event is larger than the queue topic takes (its max.message.bytes)".into(),
-            (reason, None) => format!("the event is not one that Nat.app accepts: {reason}"),
         }
     }
 
@@ -97,10 +127,10 @@ impl Verdict<'_> {
             ("__connect.errors.task.id", "0".into()),
             ("__connect.errors.stage", stage.into()),
             ("__connect.errors.class.name", class.into()),
-            ("__connect.errors.exception.class.name", format!("nat_destination::{}", self.reason)),
+            ("__connect.errors.exception.class.name", format!("nat_destination::{}", self.reason.as_str())),
             ("__connect.errors.exception.message", self.message()),
             (origin::SOURCE, origin.to_string()),
-            (header::REASON, self.reason.into()),
+            (header::REASON, self.reason.as_str().into()),
             (header::REDRIVE_COUNT, "0".into()),
         ];
         if let Some(attempts) = self.attempts {

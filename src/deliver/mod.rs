@@ -24,7 +24,7 @@ use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
 
 use crate::config::Config;
-use crate::dead_letter::{Attempts, Undeliverable};
+use crate::dead_letter::{Attempts, Reason, Undeliverable};
 use crate::dedup::{Contact, Delivered};
 use crate::kafka::{Ack, KafkaProblem};
 use crate::metrics::{Metrics, Outcome};
@@ -312,7 +312,7 @@ impl Deliver {
                 self.metrics.settled(Outcome::Filtered, reason.as_str(), 1);
                 self.settle(number, offset, weight);
             }
-            Read::Invalid(record, reason) => self.write_dead_letter(number, record, reason.as_str(), None)?,
+            Read::Invalid(record, reason) => self.write_dead_letter(number, record, Reason::Invalid(reason), None)?,
         }
         Ok(())
     }
@@ -501,14 +501,14 @@ impl Deliver {
     ) -> Result<(), KafkaProblem> {
         let status = attempts.answer.status();
         tracing::warn!(contact = %event.contact, reason = reason.as_str(), status, attempts = attempts.count, "dead letter");
-        self.write_dead_letter(lane.partition, event.record, reason.as_str(), Some(attempts))
+        self.write_dead_letter(lane.partition, event.record, Reason::Undeliverable(reason), Some(attempts))
     }
 
     fn write_dead_letter(
         &mut self,
         number: i32,
         record: QueueRecord,
-        reason: &'static str,
+        reason: Reason,
         attempts: Option<&Attempts>,
     ) -> Result<(), KafkaProblem> {
         let Some(partition) = self.partitions.get_mut(&number) else { return Ok(()) };
@@ -532,7 +532,7 @@ impl Deliver {
         partition.writes_in_flight -= 1;
         match token.write {
             Write::Delivered { kind } => self.metrics.settled(Outcome::Delivered, kind, 1),
-            Write::DeadLetter { reason, .. } => self.metrics.settled(Outcome::DeadLettered, reason, 1),
+            Write::DeadLetter { reason, .. } => self.metrics.settled(Outcome::DeadLettered, reason.as_str(), 1),
         }
         self.settle(token.partition, token.offset, token.weight);
         Ok(())

@@ -6,7 +6,7 @@ use tokio::sync::mpsc::Sender;
 
 use super::feed::QueueRecord;
 use crate::config::Config;
-use crate::dead_letter::{Attempts, Origin, Verdict, shortened};
+use crate::dead_letter::{Attempts, Origin, Reason, Verdict, shortened};
 use crate::dedup::Delivered;
 use crate::kafka::{Ack, AckingProducer, KafkaProblem, OutgoingRecord, producer_config};
 
@@ -23,7 +23,7 @@ pub struct Token {
 #[derive(Debug, Clone, Copy)]
 pub enum Write {
     Delivered { kind: &'static str },
-    DeadLetter { reason: &'static str, shortened: bool },
+    DeadLetter { reason: Reason, shortened: bool },
 }
 
 pub struct Writes {
@@ -69,7 +69,7 @@ impl Writes {
     pub fn dead_letter(
         &self,
         record: QueueRecord,
-        reason: &'static str,
+        reason: Reason,
         attempts: Option<&Attempts>,
         token: Token,
     ) -> Result<(), KafkaProblem> {

@@ -13,7 +13,7 @@ use rdkafka::message::{BorrowedMessage, Headers as _, Message, OwnedHeaders};
 use tokio::sync::watch;
 
 use crate::config::Config;
-use crate::dead_letter::{Origin, Undeliverable, Verdict, shortened};
+use crate::dead_letter::{Origin, Reason, Undeliverable, Verdict, shortened};
 use crate::kafka::{
     Ack, AckingProducer, GroupConsumer, Headers, KafkaProblem, Notice, OutgoingRecord, PollError, consumer_config,
     producer_config,
@@ -251,7 +251,9 @@ impl State<'_> {
                 return Ok(false);
             }
             segment::Outcome::Identify(_) => Write::Queue,
-            segment::Outcome::Invalid { reason, .. } => Write::DeadLetter { reason: reason.as_str(), shortened: false },
+            segment::Outcome::Invalid { reason, .. } => {
+                Write::DeadLetter { reason: Reason::Invalid(*reason), shortened: false }
+            }
         };
         let origin = origin_of(message, item);
         let token = self.sources.token(slot, message.offset(), event.len(), write);
@@ -287,7 +289,7 @@ impl State<'_> {
         headers: &Headers,
         mut token: Token,
     ) -> Result<(), KafkaProblem> {
-        let reason = Undeliverable::TooLarge.as_str();
+        let reason = Reason::Undeliverable(Undeliverable::TooLarge);
         token.write = Write::DeadLetter { reason, shortened: false };
         self.write_dead_letter(origin, reason, Some(event), headers, token)
     }
@@ -295,7 +297,7 @@ impl State<'_> {
     fn write_dead_letter(
         &mut self,
         origin: &Origin,
-        reason: &'static str,
+        reason: Reason,
         value: Option<&[u8]>,
         original: &Headers,
         token: Token,
@@ -352,7 +354,7 @@ impl State<'_> {
         }
         match token.write {
             Write::Queue => self.metrics.events_queued.inc(),
-            Write::DeadLetter { reason, .. } => self.metrics.settled(Outcome::DeadLettered, reason, 1),
+            Write::DeadLetter { reason, .. } => self.metrics.settled(Outcome::DeadLettered, reason.as_str(), 1),
         }
     }
 

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use crate::dead_letter::Reason;
 use crate::kafka::{AckingProducer, OutgoingRecord, Refused, TopicPartition};
 use crate::stage::{Ledger, Position};
 
@@ -19,7 +20,7 @@ pub struct Token {
 #[derive(Debug, Clone, Copy)]
 pub enum Write {
     Queue,
-    DeadLetter { reason: &'static str, shortened: bool },
+    DeadLetter { reason: Reason, shortened: bool },
 }
 
 #[derive(Debug)]

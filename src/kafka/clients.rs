@@ -7,7 +7,7 @@ use rdkafka::ClientConfig;
 use rdkafka::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::ConsumerContext;
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::error::KafkaError;
 
 use crate::config::Config;
 
@@ -27,15 +27,15 @@ impl Context {
 impl ClientContext for Context {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         log_line(level, facility, message);
+        if facility == "FAIL"
+            && let Ok(mut last) = self.last_failure.lock()
+        {
+            *last = Some(shorten(message));
+        }
     }
 
-    /// Served by polling: whoever wants the reason of a timeout polls the client once more.
     fn error(&self, error: KafkaError, reason: &str) {
         tracing::debug!(target: "librdkafka", %error, reason, "client error");
-        let says_why = !matches!(error.rdkafka_error_code(), Some(RDKafkaErrorCode::AllBrokersDown));
-        if says_why && let Ok(mut last) = self.last_failure.lock() {
-            *last = Some(shorten(reason));
-        }
     }
 }
 
@@ -55,9 +55,10 @@ pub fn log_line(level: RDKafkaLogLevel, facility: &str, message: &str) {
     }
 }
 
-/// `localhost:1/bootstrap: Connect to … failed: Connection refused (after 0ms in state …)` → what a reader needs of it.
-fn shorten(reason: &str) -> String {
-    reason.split(" (after ").next().unwrap_or(reason).to_owned()
+/// `[thrd:…]: localhost:1/bootstrap: Connect to … failed: Connection refused (after 0ms …)` → what a reader needs of it.
+fn shorten(message: &str) -> String {
+    let text = message.split_once("]: ").map_or(message, |(_, text)| text);
+    text.split(" (after ").next().unwrap_or(text).to_owned()
 }
 
 fn base(config: &Config) -> ClientConfig {

@@ -31,7 +31,7 @@ pub(super) fn open<'a>(rules: &Rules, envelope: &Event<'a>) -> Option<Result<Vec
             added += text.len().saturating_sub(item.len());
         }
         if added > MAX_ADDED {
-            return Some(Err(Outcome::invalid(Invalid::NotObject)));
+            return Some(Err(Outcome::invalid(Invalid::TooLarge)));
         }
         events.push(match event {
             Cow::Borrowed(text) => Cow::Borrowed(text.as_bytes()),
@@ -241,6 +241,6 @@ mod tests {
         let context = "x".repeat(500_000);
         let items = vec![r#"{"type":"identify"}"#; 20_000].join(",");
         let batch = format!(r#"{{"context":{{"x":"{context}"}},"batch":[{items}]}}"#);
-        assert_eq!(opened(&batch), ["Invalid { reason: NotObject, email: None }"]);
+        assert_eq!(opened(&batch), ["Invalid { reason: TooLarge, email: None }"]);
     }
 }

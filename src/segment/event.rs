@@ -162,7 +162,9 @@ impl<'a> Event<'a> {
 
     fn email(&self, rules: &Rules, context: &Context<'a>) -> Result<String, Invalid> {
         let email_in = |object| once_with(move || json::look(object, ["email"])[0]);
-        let user_id = self.user_id.filter(|_| rules.user_id_as_email);
+        // An ordinary id is no attempt at an address: it must not turn a missing email into an invalid one.
+        let is_email = |id: &&str| email::first_usable(once(Some(*id))).is_ok();
+        let user_id = self.user_id.filter(|_| rules.user_id_as_email).filter(is_email);
         email::first_usable(
             email_in(self.traits)
                 .chain(once(self.email))

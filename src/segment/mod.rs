@@ -79,6 +79,18 @@ impl Filtered {
             Filtered::Tombstone => "tombstone",
         }
     }
+
+    /// The same in plain words, for people.
+    pub const fn because(self) -> &'static str {
+        match self {
+            Filtered::NotIdentify => "Nat.app takes identify calls only",
+            Filtered::IntegrationsOptOut => {
+                "its integrations switch Nat off (identify.honour_integrations = false ignores that)"
+            }
+            Filtered::EngageSkipped => "it comes from Engage, and engage = \"skip\"",
+            Filtered::Tombstone => "a record without a value deletes a key; it is no event",
+        }
+    }
 }
 
 /// Why an event cannot be delivered although it is none of the filtered ones.
@@ -93,10 +105,12 @@ pub enum Invalid {
     MissingTimestamp,
     InvalidTimestamp,
     TimestampOutOfRange,
+    /// A batch that would unfold to more than can be held.
+    TooLarge,
 }
 
 impl Invalid {
-    pub const ALL: [Invalid; 9] = [
+    pub const ALL: [Invalid; 10] = [
         Invalid::Empty,
         Invalid::NotJson,
         Invalid::NotObject,
@@ -106,6 +120,7 @@ impl Invalid {
         Invalid::MissingTimestamp,
         Invalid::InvalidTimestamp,
         Invalid::TimestampOutOfRange,
+        Invalid::TooLarge,
     ];
 
     /// The word for it in metrics, logs, dead-letter headers and on the command line.
@@ -120,6 +135,25 @@ impl Invalid {
             Invalid::MissingTimestamp => "missing_timestamp",
             Invalid::InvalidTimestamp => "invalid_timestamp",
             Invalid::TimestampOutOfRange => "timestamp_out_of_range",
+            Invalid::TooLarge => "too_large",
+        }
+    }
+
+    /// The same in plain words, for people.
+    pub const fn because(self) -> &'static str {
+        match self {
+            Invalid::Empty => "there is nothing in it",
+            Invalid::NotJson => "it is not JSON (strictly: one value, UTF-8, no trailing commas, no NaN)",
+            Invalid::NotObject => "it is JSON, but not an object",
+            Invalid::MissingType => "it has no type, so that nobody can tell whether it is an identify call",
+            Invalid::MissingEmail => "it has no email in traits, at the top, in context.traits or in properties",
+            Invalid::InvalidEmail => "what stands for the email is none",
+            Invalid::MissingTimestamp => "it has no timestamp (identify.timestamp_fields can name other fields)",
+            Invalid::InvalidTimestamp => "its timestamp is in no format that can be understood without guessing",
+            Invalid::TimestampOutOfRange => {
+                "its timestamp is before identify.oldest or further ahead than identify.max_ahead"
+            }
+            Invalid::TooLarge => "what all items of the batch share would be written into more than can be held",
         }
     }
 
