@@ -6,6 +6,7 @@ mod accounting;
 mod classify;
 mod dead_letters;
 mod deliver;
+mod deploy;
 mod explain;
 mod ingest;
 mod operate;

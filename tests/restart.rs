@@ -112,6 +112,28 @@ fn a_restart_restores_the_delivered_set_before_the_first_request() {
 }
 
 #[test]
+fn engage_values_read_again_after_a_crash_are_not_sent_again() {
+    let world = World::with(1, Behaviour::default());
+    for (id, value) in ["true", "true", "false", "true", "false"].iter().enumerate() {
+        world.event(
+            0,
+            &format!(
+                r#"{{"type":"identify","timestamp":"2026-11-20T08:00:0{id}Z","traits":{{"email":"a@example.com","vip":{value}}},"context":{{"personas":{{"computation_key":"vip"}}}},"messageId":"{id}"}}"#
+            ),
+        );
+    }
+    // Nothing is committed, so that everything is read again: also the second `true`, which was a duplicate once.
+    let first =
+        world.start(&["kafka.properties.auto.commit.interval.ms=600000", "kafka.properties.session.timeout.ms=6000"]);
+    first.wait_until_settled(5);
+    first.kill();
+    let second = world.start(&[]);
+    second.wait_until_settled(10); // Read again from the source and from the queue: five events each way.
+    let ids: Vec<String> = world.accepted().into_iter().filter_map(|entry| entry.message_id).collect();
+    assert_eq!(ids, ["0", "2", "3", "4"]);
+}
+
+#[test]
 fn a_second_instance_joins_and_leaves_and_nothing_is_sent_twice() {
     let world = World::with(3, Behaviour { latency: Duration::from_millis(10), ..Behaviour::default() });
     let first = world.start(&["deliver.concurrency=8"]);

@@ -4,9 +4,11 @@ use std::net::TcpListener;
 use std::process::Output;
 use std::time::{Duration, Instant};
 
+use nat_destination::sandbox::stand_in::Behaviour;
+
 use super::support::World;
 use super::support::kafka::{Kafka, Options, tool};
-use super::support::world::binary;
+use super::support::world::{binary, identify};
 
 /// Ends by itself with exit code 1 and says all of this.
 fn fails(mut command: std::process::Command, parts: &[&str]) {
@@ -220,4 +222,46 @@ fn refused_credentials_and_refused_topics_are_named() {
     let created = run("generate", "admin", "admin").args(["--count", "10"]).output().expect("it runs");
     assert!(created.status.success(), "{}", String::from_utf8_lossy(&created.stderr));
     fails(run("run", "nat", "right"), &["segment-events", "ask for an ACL"]);
+}
+
+/// Whoever is denied something finds out at the start or with the first record, and is told what to ask for.
+#[test]
+fn an_acl_that_is_missing_ends_the_service_and_is_named() {
+    const AUTHORIZER: &str = "org.apache.kafka.metadata.authorizer.StandardAuthorizer";
+    let properties = &[("authorizer.class.name", AUTHORIZER), ("allow.everyone.if.no.acl.found", "true")];
+    let kafka = Kafka::start(Options { properties, ..Options::default() });
+    let world = World::on(kafka.brokers(), 1, Behaviour::default());
+    world.run_until_caught_up(&[]);
+    let (queue, delivered, dead_letter) = (world.topic("queue"), world.topic("delivered"), world.topic("dead-letter"));
+    let (ingest, deliver) = (world.topic("ingest"), world.topic("deliver"));
+    let cases = [
+        ("--topic", &world.source, "Describe", [world.source.as_str(), "ask for an ACL"]),
+        ("--topic", &world.source, "Read", ["read the topic", "ACL READ"]),
+        ("--topic", &queue, "Write", [queue.as_str(), "cannot be written"]),
+        ("--topic", &queue, "Read", ["read the topic", "ACL READ"]),
+        ("--topic", &delivered, "Read", ["restoring the delivered set", "Topic authorization failed"]),
+        ("--topic", &delivered, "Write", [delivered.as_str(), "cannot be written"]),
+        ("--topic", &dead_letter, "Write", [dead_letter.as_str(), "cannot be written"]),
+        ("--group", &ingest, "Read", ["join its group", "ACL READ"]),
+        ("--group", &deliver, "Read", ["join its group", "ACL READ"]),
+    ];
+    for (number, (kind, name, operation, parts)) in cases.into_iter().enumerate() {
+        world.event(0, &identify(&format!("p{number}@example.com"), "2026-11-20T08:00:00Z", "m"));
+        world.event(0, "not json");
+        let acl = |change: &[&str]| {
+            let arguments =
+                [change, &["--deny-principal", "User:ANONYMOUS", "--operation", operation, kind, name, "--force"]]
+                    .concat();
+            let output = tool(kafka.brokers(), "org.apache.kafka.tools.AclCommand", &arguments);
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        };
+        acl(&["--add"]);
+        fails(world.command(&["run"], &[]), &parts);
+        acl(&["--remove"]);
+    }
+    // Nothing was lost by any of it.
+    world.run_until_caught_up(&[]);
+    let mut contacts = world.accepted_days();
+    contacts.dedup();
+    assert_eq!(contacts.len(), 9);
 }

@@ -60,6 +60,19 @@ impl Origin {
         Some(origin)
     }
 
+    /// As `take_from`, but leaves them where they are.
+    pub fn of(headers: &Headers) -> Option<Origin> {
+        let mut last = headers.iter().rev().take(2);
+        let source = match last.next()? {
+            (name, source) if name == SOURCE => source,
+            (name, _) if name == SOURCE_KEY => {
+                last.next().filter(|(name, _)| name == SOURCE).map(|(_, source)| source)?
+            }
+            _ => return None,
+        };
+        Origin::parse(std::str::from_utf8(source.as_deref()?).ok()?)
+    }
+
     fn parse(text: &str) -> Option<Origin> {
         let mut parts = text.split('/');
         let origin = Origin {
@@ -95,6 +108,7 @@ mod tests {
                 .insert(Header { key: SOURCE, value: Some("theirs") })
                 .insert(Header { key: "x", value: None::<&str> });
             let mut headers = plain(&origin.append_to(original.clone()));
+            assert_eq!(Origin::of(&headers).map(|found| found.to_string()), Some(origin.to_string()));
             assert_eq!(Origin::take_from(&mut headers), Some(origin));
             assert_eq!(headers, plain(&original));
         }

@@ -28,6 +28,28 @@ pub struct DedupKey {
     pub kind: Kind,
 }
 
+/// Where an event stands in the source topics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Place {
+    /// Hash of topic and partition.
+    pub source: u64,
+    pub offset: i64,
+    /// In a batch.
+    pub item: u32,
+}
+
+impl Place {
+    pub fn of(topic: &str, partition: i32, offset: i64, item: u32) -> Place {
+        let source = hash(&[b"source", topic.as_bytes(), &partition.to_be_bytes()]);
+        Place { source: u64::from_be_bytes(first_eight(&source)), offset, item }
+    }
+
+    /// Whether it is known to stand at the other's place or before it: in one partition only.
+    pub fn is_not_after(&self, other: &Place) -> bool {
+        self.source == other.source && (self.offset, self.item) <= (other.offset, other.item)
+    }
+}
+
 impl Kind {
     /// The word in metrics: `visit` or `engage`.
     pub fn as_str(&self) -> &'static str {

@@ -6,5 +6,5 @@ mod key;
 mod set;
 
 pub use changelog::{Delivered, UnreadableDelivered};
-pub use key::{Contact, DedupKey, Key, Kind};
+pub use key::{Contact, DedupKey, Key, Kind, Place};
 pub use set::DeliveredSet;

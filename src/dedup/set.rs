@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::time::Duration;
 
-use super::{DedupKey, Key, Kind};
+use super::{DedupKey, Delivered, Key, Kind, Place};
 
 const BUCKET_MILLIS: i64 = 86_400_000;
 
@@ -35,8 +35,16 @@ pub struct DeliveredSet {
     retention_millis: i64,
     /// By day of acceptance.
     visits: BTreeMap<i64, HashSet<Key, KeyBuild>>,
-    /// The value last accepted, and when (Unix milliseconds).
-    engage: HashMap<Key, (u64, i64), KeyBuild>,
+    engage: HashMap<Key, LastValue, KeyBuild>,
+}
+
+/// The Engage value last accepted.
+#[derive(Debug, Clone, Copy)]
+struct LastValue {
+    value: u64,
+    /// Unix milliseconds.
+    at: i64,
+    place: Place,
 }
 
 impl DeliveredSet {
@@ -46,21 +54,29 @@ impl DeliveredSet {
     }
 
     /// Whether sending an event with this key would say nothing new to Nat.app.
-    pub fn contains(&self, key: &DedupKey) -> bool {
+    ///
+    /// A crash, a replay or a redrive brings events again from before the last one accepted. For an Engage key those are
+    /// old news whatever their value: in their source partition they stood before what Nat.app has. `timestamp`, the
+    /// source record's own in Unix milliseconds, tells them from those of a topic made anew, whose offsets begin again.
+    pub fn contains(&self, key: &DedupKey, place: Place, timestamp: i64) -> bool {
         match key.kind {
             Kind::Visit => self.visits.values().rev().any(|bucket| bucket.contains(&key.key)),
-            Kind::Engage { value } => self.engage.get(&key.key).is_some_and(|(last, _)| *last == value),
+            Kind::Engage { value } => self
+                .engage
+                .get(&key.key)
+                .is_some_and(|last| last.value == value || (place.is_not_after(&last.place) && timestamp <= last.at)),
         }
     }
 
-    /// Remembers an accepted delivery; `at` in Unix milliseconds.
-    pub fn insert(&mut self, key: &DedupKey, at: i64) {
+    /// Remembers an accepted delivery.
+    pub fn insert(&mut self, delivered: &Delivered) {
+        let Delivered { key, at, place, .. } = *delivered;
         match key.kind {
             Kind::Visit => {
                 self.visits.entry(at.div_euclid(BUCKET_MILLIS)).or_default().insert(key.key);
             }
             Kind::Engage { value } => {
-                self.engage.insert(key.key, (value, at));
+                self.engage.insert(key.key, LastValue { value, at, place });
             }
         }
     }
@@ -80,7 +96,7 @@ impl DeliveredSet {
         let expired = self.visits.first_key_value().is_some_and(|(day, _)| *day < first_kept);
         if expired {
             self.visits = self.visits.split_off(&first_kept);
-            self.engage.retain(|_, (_, at)| *at >= horizon);
+            self.engage.retain(|_, last| last.at >= horizon);
         }
     }
 
@@ -107,24 +123,42 @@ mod tests {
         DedupKey { key: Key([n; 16]), kind: Kind::Engage { value } }
     }
 
+    fn insert(set: &mut DeliveredSet, key: DedupKey, at: i64, offset: i64) {
+        set.insert(&Delivered { key, at, queue_offset: 0, place: place(offset) });
+    }
+    fn place(offset: i64) -> Place {
+        Place { source: 1, offset, item: 0 }
+    }
+
     #[test]
     fn an_engage_value_is_a_duplicate_only_while_it_is_the_last_one() {
         let mut set = DeliveredSet::new(Duration::from_secs(7 * 86_400));
-        set.insert(&engage(1, 10), 0);
-        assert!(set.contains(&engage(1, 10)));
-        set.insert(&engage(1, 20), 1);
-        assert!(!set.contains(&engage(1, 10)));
-        assert!(!set.contains(&visit(1)));
+        insert(&mut set, engage(1, 10), 0, 0);
+        assert!(set.contains(&engage(1, 10), place(1), 0));
+        insert(&mut set, engage(1, 20), 1, 1);
+        assert!(!set.contains(&engage(1, 10), place(2), 0));
+        assert!(!set.contains(&visit(1), place(2), 0));
+    }
+
+    #[test]
+    fn an_engage_event_read_again_after_a_crash_is_old_news_whatever_its_value() {
+        let mut set = DeliveredSet::new(Duration::from_secs(7 * 86_400));
+        insert(&mut set, engage(1, 20), 1000, 7);
+        assert!(set.contains(&engage(1, 10), place(6), 900));
+        assert!(!set.contains(&engage(1, 10), place(8), 900));
+        assert!(!set.contains(&engage(1, 10), place(6), 1001), "of a topic made anew");
+        assert!(!set.contains(&engage(1, 10), Place { source: 2, ..place(6) }, 900), "of another partition");
+        assert!(!set.contains(&engage(1, 10), Place { item: 1, ..place(7) }, 900), "further on in the same batch");
     }
 
     #[test]
     fn an_entry_lives_at_least_for_the_retention_and_at_most_a_day_longer() {
         let mut set = DeliveredSet::new(Duration::from_secs(7 * 86_400));
-        set.insert(&visit(1), 3 * DAY + 5);
+        insert(&mut set, visit(1), 3 * DAY + 5, 0);
         set.expire(10 * DAY + 5);
-        assert!(set.contains(&visit(1)));
+        assert!(set.contains(&visit(1), place(1), 0));
         set.expire(11 * DAY + 5);
-        assert!(!set.contains(&visit(1)));
+        assert!(!set.contains(&visit(1), place(1), 0));
     }
 
     proptest! {
@@ -132,13 +166,14 @@ mod tests {
         fn the_set_answers_as_a_plain_map_does(steps in prop::collection::vec((0u8..20, 0u64..3, 0i64..20), 1..200)) {
             let mut set = DeliveredSet::new(Duration::from_secs(365 * 86_400));
             let mut model: std::collections::BTreeMap<(u8, bool), u64> = Default::default();
-            for (n, value, day) in steps {
+            for (offset, (n, value, day)) in steps.into_iter().enumerate() {
+                let offset = offset as i64;
                 let key = if value == 0 { visit(n) } else { engage(n, value) };
                 let known = match model.get(&(n, value == 0)) { Some(last) => value == 0 || *last == value, None => false };
-                prop_assert_eq!(set.contains(&key), known);
+                prop_assert_eq!(set.contains(&key, place(offset), 0), known);
                 // As the loop does: what is contained is a duplicate and never delivered.
                 if !known {
-                    set.insert(&key, day * DAY);
+                    insert(&mut set, key, day * DAY, offset);
                     model.insert((n, value == 0), value);
                 }
                 set.expire(day * DAY);

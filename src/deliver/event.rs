@@ -8,15 +8,19 @@ use jiff::Timestamp;
 use super::feed::QueueRecord;
 use super::retry::Retries;
 use crate::config;
-use crate::dead_letter::Attempts;
-use crate::dedup::{Contact, DedupKey};
-use crate::nat::Answer;
-use crate::segment::{self, Filtered, Identify, Invalid, Rules};
+use crate::dead_letter::{Attempts, Origin};
+use crate::dedup::{Contact, DedupKey, Kind, Place};
+use crate::nat::{self, Answer};
+use crate::segment::{self, Filtered, Invalid, Rules};
 
 pub struct Event {
     pub record: QueueRecord,
     pub contact: Contact,
     pub key: DedupKey,
+    /// Where it came from; told for Engage events only, which nobody else asks.
+    pub place: Place,
+    /// The source record's, Unix milliseconds.
+    pub source_timestamp: i64,
     pub body: Bytes,
     pub idempotency_key: String,
     tries: Option<Tries>,
@@ -45,19 +49,39 @@ pub fn read(record: QueueRecord, rules: &Rules, now: Timestamp) -> Read {
     };
     match segment::classify(rules, value, now) {
         segment::Outcome::Identify(identify) => {
-            let parts = prepare(&identify, value, rules);
-            let (contact, key, body, idempotency_key) = parts;
-            Read::Event(Box::new(Event { contact, key, body, idempotency_key, tries: None, record }))
+            let key = DedupKey::of(&identify, rules.engage);
+            let (place, source_timestamp) = match key.kind {
+                Kind::Engage { .. } => place_of(&record),
+                Kind::Visit => (Place::default(), 0),
+            };
+            let contact = Contact::of(&identify.email);
+            let body = Bytes::from(nat::body(&identify));
+            let idempotency_key = nat::idempotency_key(&key, value);
+            Read::Event(Box::new(Event {
+                contact,
+                key,
+                place,
+                source_timestamp,
+                body,
+                idempotency_key,
+                tries: None,
+                record,
+            }))
         }
         segment::Outcome::Filtered(reason) => Read::Filtered(reason),
         segment::Outcome::Invalid { reason, .. } => Read::Invalid(record, reason),
     }
 }
 
-fn prepare(identify: &Identify<'_>, value: &[u8], rules: &Rules) -> (Contact, DedupKey, Bytes, String) {
-    let key = DedupKey::of(identify, rules.engage);
-    let body = Bytes::from(crate::nat::body(identify));
-    (Contact::of(&identify.email), key, body, crate::nat::idempotency_key(&key, value))
+fn place_of(record: &QueueRecord) -> (Place, i64) {
+    match Origin::of(&record.headers) {
+        Some(origin) => {
+            let item = origin.item.map_or(0, |item| item as u32);
+            (Place::of(&origin.topic, origin.partition, origin.offset, item), origin.timestamp)
+        }
+        // Put into the queue by something else: its place there is all there is.
+        None => (Place::of("", record.partition, record.offset, 0), record.timestamp),
+    }
 }
 
 impl Event {

@@ -15,7 +15,7 @@ use crate::metrics::Metrics;
 use crate::stage::Budget;
 
 /// One record of the queue.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct QueueRecord {
     pub partition: i32,
     pub offset: i64,

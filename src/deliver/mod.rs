@@ -32,7 +32,7 @@ use crate::nat::{Answer, NatClient, Verdict};
 use crate::stage::{StageStatus, Stop};
 
 use breaker::{Breaker, OpenReason, Permit};
-use event::{Event, Read};
+use event::Read;
 use feed::{Feed, FromFeed, QueueRecord, ToFeed};
 use partition::Partition;
 use restore::{FromRestore, Restore};
@@ -312,7 +312,7 @@ impl Deliver {
                 self.metrics.settled(Outcome::Filtered, reason.as_str(), 1);
                 self.settle(number, offset, weight);
             }
-            Read::Invalid(record, reason) => self.write_dead_letter(number, record, Reason::Invalid(reason), None)?,
+            Read::Invalid(record, reason) => self.write_dead_letter(record, None, Reason::Invalid(reason), None)?,
         }
         Ok(())
     }
@@ -323,7 +323,11 @@ impl Deliver {
     fn advance(&mut self, lane: LaneId) {
         while let Some(partition) = self.partitions.get_mut(&lane.partition) {
             let Some(head) = partition.lanes.head(&lane.contact) else { return };
-            if !partition.delivered.as_ref().is_some_and(|set| set.contains(&head.key)) {
+            if !partition
+                .delivered
+                .as_ref()
+                .is_some_and(|set| set.contains(&head.key, head.place, head.source_timestamp))
+            {
                 self.ready.push_back(lane);
                 return;
             }
@@ -394,11 +398,9 @@ impl Deliver {
         match verdict {
             Verdict::Accepted => self.accepted(lane),
             Verdict::Rejected => {
-                let Some(mut event) = partition.lanes.pop(&lane.contact) else { return Ok(()) };
+                let Some(event) = partition.lanes.head(&lane.contact) else { return Ok(()) };
                 let attempts = event.attempts(answer, sent);
-                let result = self.give_up(lane, event, Undeliverable::Rejected, &attempts);
-                self.advance(lane);
-                result
+                self.give_up(lane, Undeliverable::Rejected, &attempts)
             }
             // Not this event's fault, or the circuit is open anyway: no attempt is spent.
             _ if self.breaker.open_reason().is_some() => {
@@ -449,8 +451,9 @@ impl Deliver {
         let Some(partition) = self.partitions.get_mut(&lane.partition) else { return Ok(()) };
         let Some(event) = partition.lanes.pop(&lane.contact) else { return Ok(()) };
         let at = Timestamp::now().as_millisecond();
+        let delivered = Delivered { key: event.key, at, queue_offset: event.record.offset, place: event.place };
         if let Some(set) = &mut partition.delivered {
-            set.insert(&event.key, at);
+            set.insert(&delivered);
         }
         tracing::debug!(contact = %event.contact, kind = event.key.kind.as_str(), "delivered");
         partition.writes_in_flight += 1;
@@ -461,7 +464,6 @@ impl Deliver {
             weight: event.record.weight(),
             write: Write::Delivered { kind: event.key.kind.as_str() },
         };
-        let delivered = Delivered { key: event.key, at, queue_offset: event.record.offset };
         let result = self.writes.delivered(&delivered, token);
         self.advance(lane);
         result
@@ -483,42 +485,38 @@ impl Deliver {
             self.waiting.push(Reverse((now + wait, lane)));
             return Ok(());
         }
-        let Some(mut event) = partition.lanes.pop(&lane.contact) else { return Ok(()) };
-        let Some(attempts) = event.exhausted() else { return Ok(()) };
-        let result = self.give_up(lane, event, Undeliverable::RetriesExhausted, &attempts);
-        self.advance(lane);
-        result
+        let Some(attempts) = head.exhausted() else { return Ok(()) };
+        self.give_up(lane, Undeliverable::RetriesExhausted, &attempts)
     }
 
     // ── the end of an event ──────────────────────────────────────────────────────────────────────────────────────
 
-    fn give_up(
-        &mut self,
-        lane: LaneId,
-        event: Event,
-        reason: Undeliverable,
-        attempts: &Attempts,
-    ) -> Result<(), KafkaProblem> {
+    /// The event becomes a dead letter. It stays at the head of its lane until that is acknowledged: were a later event
+    /// of the contact delivered before, and then a crash, this one would be taken for settled when it is read again.
+    fn give_up(&mut self, lane: LaneId, reason: Undeliverable, attempts: &Attempts) -> Result<(), KafkaProblem> {
+        let Some(partition) = self.partitions.get_mut(&lane.partition) else { return Ok(()) };
+        let Some(event) = partition.lanes.head(&lane.contact) else { return Ok(()) };
         let status = attempts.answer.status();
         tracing::warn!(contact = %event.contact, reason = reason.as_str(), status, attempts = attempts.count, "dead letter");
-        self.write_dead_letter(lane.partition, event.record, Reason::Undeliverable(reason), Some(attempts))
+        let record = event.record.clone();
+        self.write_dead_letter(record, Some(lane.contact), Reason::Undeliverable(reason), Some(attempts))
     }
 
     fn write_dead_letter(
         &mut self,
-        number: i32,
         record: QueueRecord,
+        holds: Option<Contact>,
         reason: Reason,
         attempts: Option<&Attempts>,
     ) -> Result<(), KafkaProblem> {
-        let Some(partition) = self.partitions.get_mut(&number) else { return Ok(()) };
+        let Some(partition) = self.partitions.get_mut(&record.partition) else { return Ok(()) };
         partition.writes_in_flight += 1;
         let token = Token {
-            partition: number,
+            partition: record.partition,
             generation: partition.generation,
             offset: record.offset,
             weight: record.weight(),
-            write: Write::DeadLetter { reason, shortened: false },
+            write: Write::DeadLetter { reason, holds, shortened: false },
         };
         self.writes.dead_letter(record, reason, attempts, token)
     }
@@ -532,7 +530,13 @@ impl Deliver {
         partition.writes_in_flight -= 1;
         match token.write {
             Write::Delivered { kind } => self.metrics.settled(Outcome::Delivered, kind, 1),
-            Write::DeadLetter { reason, .. } => self.metrics.settled(Outcome::DeadLettered, reason.as_str(), 1),
+            Write::DeadLetter { reason, holds, .. } => {
+                self.metrics.settled(Outcome::DeadLettered, reason.as_str(), 1);
+                if let Some(contact) = holds {
+                    partition.lanes.pop(&contact);
+                    self.advance(LaneId { partition: token.partition, generation: token.generation, contact });
+                }
+            }
         }
         self.settle(token.partition, token.offset, token.weight);
         Ok(())

@@ -172,7 +172,7 @@ impl Reading {
         match (message.payload(), key.try_into()) {
             (None, Ok(key)) => self.set.remove(&Key(key)),
             (Some(value), _) => match Delivered::decode(key, value) {
-                Ok(delivered) => self.set.insert(&delivered.key, delivered.at),
+                Ok(delivered) => self.set.insert(&delivered),
                 Err(_) => return false,
             },
             (None, Err(_)) => return false,

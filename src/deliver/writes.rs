@@ -7,7 +7,7 @@ use tokio::sync::mpsc::Sender;
 use super::feed::QueueRecord;
 use crate::config::Config;
 use crate::dead_letter::{Attempts, Origin, Reason, Verdict, shortened};
-use crate::dedup::Delivered;
+use crate::dedup::{Contact, Delivered};
 use crate::kafka::{Ack, AckingProducer, KafkaProblem, OutgoingRecord, producer_config};
 
 /// What a write was, carried by the producer until it is acknowledged.
@@ -22,8 +22,15 @@ pub struct Token {
 
 #[derive(Debug, Clone, Copy)]
 pub enum Write {
-    Delivered { kind: &'static str },
-    DeadLetter { reason: Reason, shortened: bool },
+    Delivered {
+        kind: &'static str,
+    },
+    DeadLetter {
+        reason: Reason,
+        /// The contact whose lane waits for it.
+        holds: Option<Contact>,
+        shortened: bool,
+    },
 }
 
 pub struct Writes {
@@ -98,10 +105,10 @@ impl Writes {
         headers: OwnedHeaders,
         mut token: Token,
     ) -> Result<(), KafkaProblem> {
-        let Write::DeadLetter { reason, shortened: false } = token.write else {
+        let Write::DeadLetter { reason, holds, shortened: false } = token.write else {
             return Err(cannot_write(&self.dead_letter, &"even its shortened dead letter is too large"));
         };
-        token.write = Write::DeadLetter { reason, shortened: true };
+        token.write = Write::DeadLetter { reason, holds, shortened: true };
         let (value, headers) = shortened(value.unwrap_or_default(), headers);
         let outgoing = OutgoingRecord { topic: &self.dead_letter, partition: None, key, value: Some(value), headers };
         self.producer.send(outgoing, token).map_err(|refused| cannot_write(&self.dead_letter, &refused.error))

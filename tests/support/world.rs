@@ -63,12 +63,17 @@ impl World {
     }
 
     pub fn with(partitions: i32, behaviour: Behaviour) -> World {
+        World::on(kafka::brokers(), partitions, behaviour)
+    }
+
+    /// On a broker that is not the shared one.
+    pub fn on(brokers: &str, partitions: i32, behaviour: Behaviour) -> World {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
         let behaviour = Behaviour { api_key: Some(KEY.into()), ..behaviour };
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let stand_in = runtime.block_on(StandIn::start(any, behaviour, Log::Memory)).expect("a stand-in");
-        let brokers = kafka::brokers().to_owned();
+        let brokers = brokers.to_owned();
         let prefix = format!("t{:08x}", fastrand::u32(..));
         let source = format!("{prefix}-source");
         let directory = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(&prefix);

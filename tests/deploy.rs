@@ -1,0 +1,138 @@
+//! deploy/ and docker-compose.yml tell of this program what it is: metrics, settings, commands.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use nat_destination::metrics::{CATALOGUE, Metrics};
+
+use super::support::world::binary;
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn read(path: &str) -> String {
+    std::fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+const USING_METRICS: [&str; 3] = [
+    "deploy/prometheus/rules.yml",
+    "deploy/prometheus/rules_test.yml",
+    "deploy/grafana/dashboards/nat-destination.json",
+];
+
+fn words<'a>(text: &'a str, prefix: &str) -> BTreeSet<&'a str> {
+    let starts = text.match_indices(prefix).map(|(at, _)| at);
+    let word = |at: usize| text[at..].split(|c: char| !c.is_ascii_alphanumeric() && c != '_').next();
+    starts.filter_map(word).collect()
+}
+
+#[test]
+fn every_metric_of_dashboard_and_rules_is_in_the_catalogue_and_every_one_of_the_catalogue_is_shown() {
+    let known: BTreeSet<&str> = CATALOGUE.iter().map(|metric| metric.name).collect();
+    let mut used = BTreeSet::new();
+    let texts = USING_METRICS.map(read);
+    for text in &texts {
+        for name in words(text, "nat_destination_") {
+            let bare = ["_bucket", "_sum", "_count"].iter().find_map(|part| name.strip_suffix(part)).unwrap_or(name);
+            used.insert(if known.contains(name) { name } else { bare });
+        }
+    }
+    let unknown: Vec<_> = used.difference(&known).collect();
+    assert!(unknown.is_empty(), "no such metric: {unknown:?}");
+    let unused: Vec<_> = known.difference(&used).collect();
+    assert!(unused.is_empty(), "nobody sees: {unused:?}");
+}
+
+#[test]
+fn every_outcome_and_reason_of_dashboard_and_rules_is_one() {
+    // Every series that there can be is there from the start.
+    let metrics = Metrics::new().expect("metrics").text();
+    for text in USING_METRICS.map(read) {
+        let text = text.replace("\\\"", "\"");
+        for label in ["outcome", "reason"] {
+            // `circuit_open` has reasons of its own, told when there are some.
+            for (at, _) in text.match_indices("nat_destination_events_total{") {
+                let selector = text[at..].split('}').next().expect("a selector");
+                let Some((_, rest)) = selector.split_once(&format!("{label}=")) else { continue };
+                let values = rest.trim_start_matches('~').trim_start_matches('"').split('"').next().expect("a value");
+                for value in values.split('|').filter(|value| !value.starts_with('$')) {
+                    assert!(metrics.contains(&format!("{label}=\"{value}\"")), "{label}={value} in {selector}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn the_rules_fire_when_they_must_and_only_then() {
+    let promtool = |arguments: &[&str]| {
+        let output = Command::new("promtool").args(arguments).current_dir(root()).output();
+        let output = output.expect("promtool is there: apt-get install -y prometheus");
+        assert!(
+            output.status.success(),
+            "{}{}",
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
+    };
+    promtool(&["check", "rules", "deploy/prometheus/rules.yml"]);
+    promtool(&["check", "config", "--syntax-only", "deploy/prometheus/prometheus.yml"]);
+    promtool(&["test", "rules", "deploy/prometheus/rules_test.yml"]);
+}
+
+#[test]
+fn the_compose_file_is_valid() {
+    let output = Command::new("docker-compose").args(["config", "--quiet"]).current_dir(root()).output();
+    let output = output.expect("docker-compose is there: apt-get install -y docker-compose");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Settings of an installation whose key file lies elsewhere here.
+fn check_offline(configuration: &Path, key: &Path) {
+    let mut command = binary();
+    command.args(["check", "--offline", "--config"]).arg(configuration);
+    let output = command.args(["--set", &format!("nat.api_key_file={}", key.display())]).output().expect("it runs");
+    assert_eq!(
+        output.status.code(),
+        Some(0),
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+#[test]
+fn the_configurations_of_compose_and_kubernetes_are_right() {
+    let key = root().join("deploy/compose/api-key");
+    check_offline(&root().join("deploy/compose/nat-destination.toml"), &key);
+    // The config map's text is the indented block behind its name.
+    let manifest = read("deploy/kubernetes/nat-destination.yaml");
+    let (_, block) = manifest.split_once("nat-destination.toml: |").expect("the config map");
+    let lines = block.lines().skip(1).take_while(|line| line.is_empty() || line.starts_with("    "));
+    let settings: Vec<&str> = lines.map(str::trim_start).collect();
+    assert!(settings.len() > 3, "{settings:?}");
+    let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("kubernetes.toml");
+    std::fs::write(&path, settings.join("\n")).expect("written");
+    check_offline(&path, &key);
+}
+
+#[test]
+fn every_command_line_of_the_compose_file_is_understood() {
+    let compose = read("docker-compose.yml");
+    let commands: Vec<&str> = compose.lines().filter_map(|line| line.trim().strip_prefix("command: ")).collect();
+    assert_eq!(commands.len(), 3, "{commands:?}");
+    for command in commands {
+        // A flag that is none ends with 2 before anything else happens; these end with help instead.
+        let output = binary().args(command.split(' ')).arg("--help").output().expect("it runs");
+        assert_eq!(output.status.code(), Some(0), "{command}");
+        let mut wrong = binary();
+        let output = wrong.args(command.split(' ')).arg("--no-such-flag").output().expect("it runs");
+        assert_eq!(output.status.code(), Some(2), "{command}");
+        assert!(
+            String::from_utf8_lossy(&output.stderr).contains("--no-such-flag"),
+            "every other flag is known: {command}"
+        );
+    }
+}
