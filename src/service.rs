@@ -116,13 +116,18 @@ async fn wait_until_committed(
     partitions: Vec<kafka::TopicPartition>,
 ) -> Result<(), KafkaProblem> {
     let ends = kafka::end_offsets(config, partitions.clone()).await?;
+    let mut last = Vec::new();
     loop {
         let committed = kafka::committed(config, group, partitions.clone()).await?;
-        let behind = ends.iter().filter(|(place, end)| committed.get(*place).copied().unwrap_or(0) < **end).count();
-        if behind == 0 {
+        let offset = |place| committed.get(place).copied().unwrap_or(0);
+        let behind = ends.iter().filter(|(place, end)| offset(place) < **end);
+        let behind: Vec<_> = behind.map(|(place, _)| (place.clone(), offset(place))).collect();
+        // Where nothing moves there may be nothing left to read before the end.
+        if behind.is_empty() || behind == last && kafka::with_records_after(config, behind.clone()).await?.is_empty() {
             return Ok(());
         }
-        tracing::debug!(group, behind, "partitions not settled yet");
+        tracing::debug!(group, behind = behind.len(), "partitions not settled yet");
+        last = behind;
         tokio::time::sleep(Duration::from_millis(250)).await;
     }
 }

@@ -3,6 +3,8 @@
 use std::time::{Duration, Instant};
 
 use nat_destination::sandbox::stand_in::Behaviour;
+use rdkafka::ClientConfig;
+use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
 
 use super::support::World;
 use super::support::world::{binary, identify};
@@ -171,4 +173,28 @@ fn until_caught_up_ends_with_what_was_there_at_its_start() {
         String::from_utf8_lossy(&usage.stderr).contains("--until-caught-up"),
         "a wrong flag suggests the right one"
     );
+}
+
+#[test]
+fn until_caught_up_is_not_held_by_the_markers_of_transactions() {
+    let world = World::with(2, Behaviour::default());
+    let producer: ThreadedProducer<DefaultProducerContext> = ClientConfig::new()
+        .set("bootstrap.servers", &world.brokers)
+        .set("transactional.id", &world.prefix)
+        .create()
+        .expect("a producer");
+    let timeout = Duration::from_secs(30);
+    producer.init_transactions(timeout).expect("transactions");
+    for commit in [true, false] {
+        producer.begin_transaction().expect("begun");
+        for partition in 0..2 {
+            let event = identify(&format!("p{partition}-{commit}@example.com"), DAY, "m");
+            let record: BaseRecord<'_, str, str> = BaseRecord::to(&world.source).partition(partition).payload(&event);
+            producer.send(record).map_err(|(error, _)| error).expect("sent");
+        }
+        if commit { producer.commit_transaction(timeout) } else { producer.abort_transaction(timeout) }.expect("ended");
+    }
+    world.run_until_caught_up(&[]);
+    let contacts: Vec<String> = world.accepted_days().into_iter().map(|(email, _)| email).collect();
+    assert_eq!(contacts, ["p0-true@example.com", "p1-true@example.com"], "what was taken back is not sent");
 }

@@ -248,16 +248,16 @@ fn an_acl_that_is_missing_ends_the_service_and_is_named() {
     for (number, (kind, name, operation, parts)) in cases.into_iter().enumerate() {
         world.event(0, &identify(&format!("p{number}@example.com"), "2026-11-20T08:00:00Z", "m"));
         world.event(0, "not json");
-        let acl = |change: &[&str]| {
-            let arguments =
-                [change, &["--deny-principal", "User:ANONYMOUS", "--operation", operation, kind, name, "--force"]]
-                    .concat();
+        let acl = |change: &str, principal: &str, operation: &str| {
+            let arguments = [change, principal, "User:ANONYMOUS", "--operation", operation, kind, name, "--force"];
             let output = tool(kafka.brokers(), "org.apache.kafka.tools.AclCommand", &arguments);
             assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         };
-        acl(&["--add"]);
+        // Whatever has one ACL is closed to all that it does not name.
+        acl("--add", "--allow-principal", "All");
+        acl("--add", "--deny-principal", operation);
         fails(world.command(&["run"], &[]), &parts);
-        acl(&["--remove"]);
+        acl("--remove", "--deny-principal", operation);
     }
     // Nothing was lost by any of it.
     world.run_until_caught_up(&[]);

@@ -11,7 +11,7 @@ use rdkafka::metadata::Metadata;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use regex_lite::Regex;
 
-use super::clients::{Context, admin_config};
+use super::clients::{Context, admin_config, reader_config};
 use super::{KafkaProblem, TopicPartition};
 use crate::config::Config;
 
@@ -339,4 +339,34 @@ pub async fn partitions(config: &Config, topic: &str) -> Result<Vec<TopicPartiti
     let count =
         count.ok_or_else(|| KafkaProblem::Topic { topic: topic.into(), problem: "it is not there any more".into() })?;
     Ok((0..count).map(|partition| (topic.to_owned(), partition as i32)).collect())
+}
+
+/// Of these partitions, the ones that hold a record at the given offset or after it. The end alone does not tell: a
+/// transaction leaves markers behind its records, which take up offsets and which nobody reads.
+///
+/// # Errors
+/// When the brokers do not answer.
+pub async fn with_records_after(
+    config: &Config,
+    offsets: Vec<(TopicPartition, i64)>,
+) -> Result<Vec<TopicPartition>, KafkaProblem> {
+    let (settings, timeout) = (reader_config(config), config.kafka.timeout);
+    let asked = tokio::task::spawn_blocking(move || {
+        let reader: BaseConsumer<Context> = BaseConsumer::from_config_and_context(&settings, Context::default())
+            .map_err(|error| KafkaProblem::Properties(error.to_string()))?;
+        let mut holding = Vec::new();
+        for ((topic, partition), offset) in offsets {
+            let mut list = TopicPartitionList::new();
+            let place = list.add_partition_offset(&topic, partition, Offset::Offset(offset));
+            place.and_then(|()| reader.assign(&list)).map_err(|error| failed("looking for records", error))?;
+            // Its end says that there is none; anything else, silence included, that there may be.
+            if !matches!(reader.poll(timeout), Some(Err(KafkaError::PartitionEOF(_)))) {
+                holding.push((topic, partition));
+            }
+        }
+        Ok(holding)
+    });
+    asked
+        .await
+        .unwrap_or_else(|error| Err(KafkaProblem::Stopped(format!("looking for records was cut short: {error}"))))
 }
