@@ -104,20 +104,19 @@ impl Feed {
         })
     }
 
-    /// Runs until `Close`, or until the loop is gone.
+    /// Runs until `Close`, or until the loop is gone; then leaves the group.
     pub fn run(mut self) {
         loop {
             loop {
                 match self.commands.try_recv() {
-                    Ok(ToFeed::Close) | Err(TryRecvError::Disconnected) => return self.consumer.close(),
+                    Ok(ToFeed::Close) | Err(TryRecvError::Disconnected) => return,
                     Ok(command) => self.obey(command),
                     Err(TryRecvError::Empty) => break,
                 }
             }
             self.apply_budget();
             if let Err(problem) = self.turn() {
-                self.tell(FromFeed::Failed(problem));
-                return self.consumer.close();
+                return self.tell(FromFeed::Failed(problem));
             }
         }
     }

@@ -195,7 +195,6 @@ impl Ingest<'_> {
             result = self.state.take_acks();
         }
         self.consumer.store(&self.state.sources.take_frontiers());
-        self.consumer.close();
         result
     }
 }

@@ -45,6 +45,8 @@ pub struct GroupContext {
     notices: Mutex<VecDeque<Notice>>,
     /// While closing, partitions are handed back at once.
     closing: AtomicBool,
+    /// A commit that will never be taken, told by the next poll.
+    refused: Mutex<Option<RDKafkaErrorCode>>,
 }
 
 impl ClientContext for GroupContext {
@@ -84,6 +86,13 @@ impl ConsumerContext for GroupContext {
             Ok(()) => {}
             // Nothing stored since the last commit.
             Err(KafkaError::ConsumerCommit(RDKafkaErrorCode::NoOffset)) => {}
+            Err(KafkaError::ConsumerCommit(
+                code @ (RDKafkaErrorCode::TopicAuthorizationFailed | RDKafkaErrorCode::GroupAuthorizationFailed),
+            )) => {
+                if let Ok(mut refused) = self.refused.lock() {
+                    *refused = Some(code);
+                }
+            }
             // What was settled will be read again by whoever reads next, and be a duplicate: nothing is lost.
             Err(error) => tracing::warn!(%error, "offsets were not committed; the next commit will"),
         }
@@ -109,7 +118,8 @@ impl GroupConsumer {
         topics: &[String],
         timeout: Duration,
     ) -> Result<GroupConsumer, KafkaProblem> {
-        let context = GroupContext { notices: Mutex::default(), closing: AtomicBool::new(false) };
+        let context =
+            GroupContext { notices: Mutex::default(), closing: AtomicBool::new(false), refused: Mutex::default() };
         let consumer = BaseConsumer::from_config_and_context(client, context)
             .map_err(|error| KafkaProblem::Properties(error.to_string()))?;
         let names: Vec<&str> = topics.iter().map(String::as_str).collect();
@@ -121,6 +131,9 @@ impl GroupConsumer {
 
     /// The next record, if one comes within `timeout`. Serves rebalances too: read the notices after each call.
     pub fn poll(&self, timeout: Duration) -> Option<Result<BorrowedMessage<'_>, PollError>> {
+        if let Some(code) = self.consumer.context().refused.lock().ok().and_then(|mut refused| refused.take()) {
+            return Some(Err(poll_error(KafkaError::ConsumerCommit(code))));
+        }
         Some(self.consumer.poll(timeout)?.map_err(poll_error))
     }
 
@@ -217,9 +230,11 @@ impl GroupConsumer {
     pub fn resume(&self, partitions: &[TopicPartition]) {
         log_failure("resuming", self.consumer.resume(&list_of(partitions)));
     }
+}
 
-    /// Leaves the group; what was stored is committed. Takes up to a few seconds, so not for a runtime's thread.
-    pub fn close(self) {
+/// Leaves the group; what was stored is committed. Takes up to a few seconds, so not for a runtime's thread.
+impl Drop for GroupConsumer {
+    fn drop(&mut self) {
         self.consumer.context().closing.store(true, Ordering::Release);
         // Revokes that nobody will answer any more would hold the close back.
         while let Some(notice) = self.next_notice() {
@@ -231,7 +246,6 @@ impl GroupConsumer {
                 Notice::Lost(_) => {}
             }
         }
-        drop(self.consumer);
     }
 }
 
