@@ -7,6 +7,7 @@ use rdkafka::ClientConfig;
 use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
 
 use super::support::World;
+use super::support::kafka::{Kafka, Options};
 use super::support::world::{binary, identify};
 
 const DAY: &str = "2026-11-20T08:00:00Z";
@@ -197,4 +198,25 @@ fn until_caught_up_is_not_held_by_the_markers_of_transactions() {
     world.run_until_caught_up(&[]);
     let contacts: Vec<String> = world.accepted_days().into_iter().map(|(email, _)| email).collect();
     assert_eq!(contacts, ["p0-true@example.com", "p1-true@example.com"], "what was taken back is not sent");
+}
+
+#[test]
+fn a_broker_that_goes_and_comes_back_costs_nothing_and_one_that_does_not_holds_no_shutdown_back() {
+    let mut kafka = Kafka::start(Options::default());
+    let world = World::on(kafka.brokers(), 2, Behaviour::default());
+    let instance = world.start(&["shutdown.timeout=1s"]);
+    produce(&world, 0..100);
+    instance.wait_until_settled(100);
+    kafka.kill(1);
+    std::thread::sleep(Duration::from_secs(3));
+    kafka.restart(1);
+    produce(&world, 100..200);
+    instance.wait_until_settled(200);
+    assert_eq!(world.accepted_days().len(), 200);
+    assert_eq!(world.stand_in.requests(), 200);
+    kafka.kill(1);
+    let began = Instant::now();
+    let (status, log) = instance.stop();
+    assert!(status.code().is_some(), "it ended by itself: {log}");
+    assert!(began.elapsed() < Duration::from_secs(10), "it took {:?}: {log}", began.elapsed());
 }

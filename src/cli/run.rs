@@ -1,6 +1,7 @@
 //! `run`: the service.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Args;
 
@@ -55,7 +56,16 @@ pub async fn run(args: RunArgs) -> Result<ExitCode, CommandError> {
         }
     }
     service.stop();
-    service.ended().await.map_err(CommandError::told)?;
+    // Leaving the group takes a moment more; without brokers it would take for ever.
+    let patience = config.shutdown_timeout + Duration::from_secs(5);
+    match tokio::time::timeout(patience, service.ended()).await {
+        Ok(ended) => ended.map_err(CommandError::told)?,
+        Err(_) => {
+            let told = "Kafka did not take the last offsets in time. Nothing is lost: what was settled since the last \
+                        commit will be read again, and be a duplicate";
+            return Err(CommandError::Told(told.into()));
+        }
+    }
     tracing::info!("ended: everything settled is committed");
     Ok(ExitCode::SUCCESS)
 }

@@ -238,7 +238,8 @@ impl Deliver {
             FromFeed::Lost(partitions) => {
                 tracing::warn!(stage = STAGE, ?partitions, "lost to another instance: this one was away for too long");
                 self.remove(&partitions);
-                self.revoking = None;
+                self.revoking =
+                    self.revoking.take().filter(|(revoked, _)| revoked.iter().any(|p| !partitions.contains(p)));
                 Ok(())
             }
             FromFeed::Failed(problem) => Err(problem),
@@ -249,6 +250,7 @@ impl Deliver {
         self.assigned = true;
         let partitions: Vec<i32> = begins.iter().map(|(partition, _)| *partition).collect();
         tracing::info!(stage = STAGE, ?partitions, "assigned");
+        self.remove(&partitions); // An assignment may be told again: what was begun under the earlier one ends here.
         let mut restoring = Vec::new();
         for (partition, begin) in begins {
             self.generations += 1;

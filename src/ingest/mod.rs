@@ -152,7 +152,9 @@ impl Ingest<'_> {
                         "lost to another instance: this one was away for too long"
                     );
                     self.state.sources.remove(&partitions);
-                    self.state.revoking = None;
+                    let revoking = self.state.revoking.take();
+                    self.state.revoking =
+                        revoking.filter(|(revoked, _)| revoked.iter().any(|place| !partitions.contains(place)));
                 }
             }
             self.state.publish_assignment();

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
 use rdkafka::ClientContext;
@@ -188,16 +188,14 @@ impl GroupConsumer {
     }
 
     fn committed(&self, partitions: &[TopicPartition]) -> Result<TopicPartitionList, KafkaProblem> {
-        self.consumer
-            .committed_offsets(list_of(partitions), self.timeout)
-            .map_err(failed("reading the group's committed offsets"))
+        patiently("reading the group's committed offsets", || {
+            self.consumer.committed_offsets(list_of(partitions), self.timeout)
+        })
     }
 
     fn first_offset(&self, topic: &str, partition: i32, start: Start) -> Result<i64, KafkaProblem> {
-        let (low, high) = self
-            .consumer
-            .fetch_watermarks(topic, partition, self.timeout)
-            .map_err(failed("reading a partition's ends"))?;
+        let (low, high) =
+            patiently("reading a partition's ends", || self.consumer.fetch_watermarks(topic, partition, self.timeout))?;
         Ok(if start == Start::Earliest { low } else { high })
     }
 
@@ -244,6 +242,27 @@ impl Drop for GroupConsumer {
                     log_failure("closing", self.consumer.incremental_assign(&TopicPartitionList::new()))
                 }
                 Notice::Lost(_) => {}
+            }
+        }
+    }
+}
+
+/// A coordinator may be moving just now. Well within max.poll.interval.ms, since nobody polls meanwhile.
+fn patiently<T>(what: &'static str, ask: impl Fn() -> KafkaResult<T>) -> Result<T, KafkaProblem> {
+    use RDKafkaErrorCode::{GroupAuthorizationFailed, TopicAuthorizationFailed};
+    const PATIENCE: Duration = Duration::from_secs(60);
+    let began = Instant::now();
+    loop {
+        match ask() {
+            Ok(answer) => return Ok(answer),
+            Err(error) => {
+                let code = error.rdkafka_error_code();
+                let is_final = matches!(code, Some(GroupAuthorizationFailed | TopicAuthorizationFailed));
+                if is_final || began.elapsed() > PATIENCE {
+                    return Err(failed(what)(error));
+                }
+                tracing::warn!(%error, "{what} failed; trying again");
+                std::thread::sleep(Duration::from_millis(500));
             }
         }
     }
