@@ -161,6 +161,26 @@ fn a_second_instance_joins_and_leaves_and_nothing_is_sent_twice() {
 }
 
 #[test]
+fn the_new_consumer_protocol_serves_as_well() {
+    let world = World::with(3, Behaviour { latency: Duration::from_millis(10), ..Behaviour::default() });
+    let protocol = "kafka.properties.group.protocol=consumer";
+    let first = world.start(&[protocol]);
+    first.wait_until_ready();
+    produce(&world, 0..300);
+    let second = world.start(&[protocol]);
+    let has_share = || second.metric("nat_destination_assigned_partitions", &["deliver"]) >= 1.0;
+    world.wait("the second one has its share", has_share);
+    produce(&world, 200..600);
+    let (status, log) = first.stop();
+    assert!(status.success(), "{log}");
+    let (status, log) = second.stop();
+    assert!(status.success(), "{log}");
+    world.run_until_caught_up(&[protocol]);
+    assert_eq!(world.accepted_days().len(), 600);
+    assert_eq!(world.stand_in.requests(), 600, "each was sent once");
+}
+
+#[test]
 fn until_caught_up_ends_with_what_was_there_at_its_start() {
     let world = World::new();
     world.run_until_caught_up(&[]); // Nothing at all is caught up with at once.

@@ -126,6 +126,7 @@ pub const RESERVED_PROPERTIES: &[&str] = &[
     "group.id",
     "message.timeout.ms",
     "metadata.broker.list",
+    "partition.assignment.strategy",
     "partitioner",
     "request.required.acks",
     "topic.blacklist",

@@ -38,7 +38,6 @@ fn a_killed_broker_comes_back_with_its_topics_and_leaves_nothing_when_stopped() 
 }
 
 #[test]
-#[ignore = "three JVMs, 20 s; for whoever changes this file"]
 fn a_cluster_of_three_lives_on_without_one() {
     let mut kafka = Kafka::start(Options { nodes: 3, ..Options::default() });
     say(kafka.brokers(), TOPICS, &["--create", "--topic", "kept", "--partitions", "6"]);
