@@ -95,18 +95,35 @@ impl Service {
         Ok(())
     }
 
-    /// Returns once every record that is in the source topics now is settled, whichever instance settles it.
+    /// Returns once every record that is in the source topics now is settled, whichever instance settles it. While the
+    /// brokers are away it waits, as the stages do.
     ///
     /// # Errors
-    /// When the brokers do not tell.
+    /// When a topic has gone or may not be looked at.
     pub async fn caught_up(config: &Config) -> Result<(), KafkaProblem> {
-        let source = kafka::source_partitions(config).await?;
+        let source = patiently(|| kafka::source_partitions(config)).await?;
         let partitions =
             source.into_iter().flat_map(|(topic, count)| (0..count).map(move |p| (topic.clone(), p as i32)));
         wait_until_committed(config, &config.source.group, partitions.collect()).await?;
         // Everything that was there has been handed on by now: what the queue holds at this moment includes it.
-        let queue = kafka::partitions(config, &config.topics.queue).await?;
+        let queue = patiently(|| kafka::partitions(config, &config.topics.queue)).await?;
         wait_until_committed(config, &config.topics.deliver_group, queue).await
+    }
+}
+
+/// How often committed offsets are looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+
+/// Asks again while the brokers have trouble of their own: a leader or a coordinator that moves, or all of them away.
+async fn patiently<T, F: Future<Output = Result<T, KafkaProblem>>>(ask: impl Fn() -> F) -> Result<T, KafkaProblem> {
+    loop {
+        match ask().await {
+            Err(problem @ (KafkaProblem::Failed { .. } | KafkaProblem::Unreachable { .. })) => {
+                tracing::debug!(%problem, "asking again");
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+            answer => return answer,
+        }
     }
 }
 
@@ -115,20 +132,23 @@ async fn wait_until_committed(
     group: &str,
     partitions: Vec<kafka::TopicPartition>,
 ) -> Result<(), KafkaProblem> {
-    let ends = kafka::end_offsets(config, partitions.clone()).await?;
+    let ends = patiently(|| kafka::end_offsets(config, partitions.clone())).await?;
     let mut last = Vec::new();
     loop {
-        let committed = kafka::committed(config, group, partitions.clone()).await?;
+        let committed = patiently(|| kafka::committed(config, group, partitions.clone())).await?;
         let offset = |place| committed.get(place).copied().unwrap_or(0);
         let behind = ends.iter().filter(|(place, end)| offset(place) < **end);
         let behind: Vec<_> = behind.map(|(place, _)| (place.clone(), offset(place))).collect();
+        if behind.is_empty() {
+            return Ok(());
+        }
         // Where nothing moves there may be nothing left to read before the end.
-        if behind.is_empty() || behind == last && kafka::with_records_after(config, behind.clone()).await?.is_empty() {
+        if behind == last && patiently(|| kafka::with_records_after(config, behind.clone())).await?.is_empty() {
             return Ok(());
         }
         tracing::debug!(group, behind = behind.len(), "partitions not settled yet");
         last = behind;
-        tokio::time::sleep(Duration::from_millis(250)).await;
+        tokio::time::sleep(LOOK_EVERY).await;
     }
 }
 
