@@ -161,6 +161,22 @@ fn a_second_instance_joins_and_leaves_and_nothing_is_sent_twice() {
 }
 
 #[test]
+fn sigterm_in_the_middle_of_a_rebalance_is_obeyed_in_time() {
+    let world = World::with(4, Behaviour { latency: Duration::from_secs(8), ..Behaviour::default() });
+    let settings = ["shutdown.timeout=1s", "nat.timeout=60s", "topics.partitions=4"];
+    let first = world.start(&settings);
+    produce(&world, 0..50);
+    let in_flight = || first.metric("nat_destination_http_requests_in_flight", &[]) > 40.0;
+    world.wait("requests are in flight on every partition", in_flight);
+    let _second = world.start(&settings);
+    world.wait("the first one has to give some back", || first.log().contains("finishing what is in flight"));
+    let began = Instant::now();
+    let (status, log) = first.stop();
+    assert_eq!(status.code(), Some(0), "{log}");
+    assert!(began.elapsed() < Duration::from_secs(5), "it took {:?}: {log}", began.elapsed());
+}
+
+#[test]
 fn the_new_consumer_protocol_serves_as_well() {
     let world = World::with(3, Behaviour { latency: Duration::from_millis(10), ..Behaviour::default() });
     let protocol = "kafka.properties.group.protocol=consumer";

@@ -43,6 +43,8 @@ pub enum PollError {
 
 pub struct GroupContext {
     notices: Mutex<VecDeque<Notice>>,
+    /// The rebalance that `assign` or `unassign` still has to answer: librdkafka waits for it, at the close too.
+    owed: Mutex<Option<Notice>>,
     /// While closing, partitions are handed back at once.
     closing: AtomicBool,
     /// A commit that will never be taken, told by the next poll.
@@ -76,6 +78,7 @@ impl ConsumerContext for GroupContext {
             }
             _ => Notice::Revoke(partitions),
         };
+        self.owe((!matches!(notice, Notice::Lost(_))).then(|| notice.clone()));
         if let Ok(mut notices) = self.notices.lock() {
             notices.push_back(notice);
         }
@@ -99,6 +102,14 @@ impl ConsumerContext for GroupContext {
     }
 }
 
+impl GroupContext {
+    fn owe(&self, notice: Option<Notice>) {
+        if let Ok(mut owed) = self.owed.lock() {
+            *owed = notice;
+        }
+    }
+}
+
 fn log_failure(what: &str, result: KafkaResult<()>) {
     if let Err(error) = result {
         tracing::warn!(%error, "{what} failed");
@@ -118,8 +129,12 @@ impl GroupConsumer {
         topics: &[String],
         timeout: Duration,
     ) -> Result<GroupConsumer, KafkaProblem> {
-        let context =
-            GroupContext { notices: Mutex::default(), closing: AtomicBool::new(false), refused: Mutex::default() };
+        let context = GroupContext {
+            notices: Mutex::default(),
+            owed: Mutex::default(),
+            closing: AtomicBool::new(false),
+            refused: Mutex::default(),
+        };
         let consumer = BaseConsumer::from_config_and_context(client, context)
             .map_err(|error| KafkaProblem::Properties(error.to_string()))?;
         let names: Vec<&str> = topics.iter().map(String::as_str).collect();
@@ -178,6 +193,7 @@ impl GroupConsumer {
                 .incremental_assign(&TopicPartitionList::new())
                 .map_err(failed("taking over no partitions"))?;
         }
+        self.consumer.context().owe(None);
         // The flag can outlive an assignment: set it either way.
         if paused {
             self.pause(partitions)
@@ -201,6 +217,7 @@ impl GroupConsumer {
 
     /// Hands partitions back, after `store`.
     pub fn unassign(&self, partitions: &[TopicPartition]) {
+        self.consumer.context().owe(None);
         log_failure("handing partitions back", self.consumer.incremental_unassign(&list_of(partitions)));
     }
 
@@ -234,15 +251,13 @@ impl GroupConsumer {
 impl Drop for GroupConsumer {
     fn drop(&mut self) {
         self.consumer.context().closing.store(true, Ordering::Release);
-        // Revokes that nobody will answer any more would hold the close back.
-        while let Some(notice) = self.next_notice() {
-            match notice {
-                Notice::Revoke(partitions) => self.unassign(&partitions),
-                Notice::Assign(_) => {
-                    log_failure("closing", self.consumer.incremental_assign(&TopicPartitionList::new()))
-                }
-                Notice::Lost(_) => {}
+        let owed = self.consumer.context().owed.lock().ok().and_then(|mut owed| owed.take());
+        match owed {
+            Some(Notice::Revoke(partitions)) => self.unassign(&partitions),
+            Some(Notice::Assign(_)) => {
+                log_failure("closing", self.consumer.incremental_assign(&TopicPartitionList::new()))
             }
+            Some(Notice::Lost(_)) | None => {}
         }
     }
 }
