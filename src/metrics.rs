@@ -58,7 +58,7 @@ catalogue! {
     events_queued: IntCounter = "nat_destination_events_queued_total", [],
         "Identify calls that the queue topic has acknowledged.";
     events: IntCounterVec = "nat_destination_events_total", ["outcome", "reason"],
-        "Events settled: delivered, duplicate, filtered or dead_lettered. received = their sum + what is on its way.";
+        "Events settled: delivered, duplicate, filtered or dead_lettered. Over all instances, received = their sum + what is on its way; what a crash or a lost partition makes be read again is counted again.";
     http_requests: IntCounterVec = "nat_destination_http_requests_total", ["answer"],
         "Requests to Nat.app by answer: the status, timeout or connection.";
     http_request_duration: Histogram = "nat_destination_http_request_duration_seconds", [],

@@ -160,6 +160,25 @@ fn an_outage_for_everybody_costs_nothing_but_lag() {
 }
 
 #[test]
+fn one_contact_that_is_always_refused_does_not_keep_the_circuit_open() {
+    // As a firewall does that dislikes one event: 403 for it alone.
+    let world = World::with(
+        1,
+        Behaviour { reject_emails: vec!["odd@example.com".into()], reject_status: 403, ..Behaviour::default() },
+    );
+    let instance = world.start(&[]);
+    instance.wait_until_ready();
+    world.event(0, &identify("odd@example.com", DAY, "odd"));
+    for number in 0..20 {
+        world.event(0, &identify(&format!("p{number}@example.com"), DAY, "m"));
+    }
+    world.wait("everybody else is delivered", || world.accepted().len() == 20);
+    world.behave(Behaviour::default());
+    instance.wait_until_settled(21);
+    assert!(world.dead_letters().is_empty());
+}
+
+#[test]
 fn a_new_key_is_picked_up_without_a_restart() {
     let world = World::new();
     world.behave(Behaviour { api_key: Some("rotated".into()), ..Behaviour::default() });

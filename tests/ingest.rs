@@ -121,6 +121,27 @@ fn strange_records_each_get_an_outcome_and_stop_nothing() {
 }
 
 #[test]
+fn a_header_whose_name_is_no_text_stops_nothing() {
+    use std::os::unix::ffi::OsStrExt;
+    let world = World::new();
+    for (number, event) in
+        [identify("ada@example.com", "2026-11-20T08:00:00Z", "m"), "not json".into()].iter().enumerate()
+    {
+        let file = world.path(&format!("event-{number}"));
+        std::fs::write(&file, event).expect("written");
+        let mut kcat = std::process::Command::new("kcat");
+        kcat.args(["-P", "-b", &world.brokers, "-t", &world.source, "-p", "0", "-H"]);
+        kcat.arg(std::ffi::OsStr::from_bytes(b"\xff\xfe=value")).arg(&file);
+        assert!(kcat.status().expect("kcat is there: apt-get install -y kcat").success());
+    }
+    world.run_until_caught_up(&[]);
+    assert_eq!(world.accepted().len(), 1);
+    let instance = world.start(&[]);
+    instance.wait_until_ready();
+    assert_eq!(world.accepted().len(), 1);
+}
+
+#[test]
 fn an_event_larger_than_the_queue_takes_is_a_dead_letter_too_large() {
     let world = World::new();
     // An operator's queue, smaller than what the producer would send; and a dead-letter topic that takes little more.

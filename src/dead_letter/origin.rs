@@ -48,16 +48,13 @@ impl Origin {
     /// Takes them off again; what is left is the source record's. A record that has none was put into the queue by
     /// something else: then its origin is its place in the queue.
     pub fn take_from(headers: &mut Headers) -> Option<Origin> {
+        let origin = Origin::of(headers)?;
         let key = match headers.last() {
             Some((name, _)) if name == SOURCE_KEY => headers.pop().and_then(|(_, key)| key),
             _ => None,
         };
-        let (name, source) = headers.last()?;
-        let source = (name == SOURCE).then_some(source.as_deref()).flatten()?;
-        let mut origin = Origin::parse(std::str::from_utf8(source).ok()?)?;
         headers.pop();
-        origin.key = key;
-        Some(origin)
+        Some(Origin { key, ..origin })
     }
 
     /// As `take_from`, but leaves them where they are.

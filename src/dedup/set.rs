@@ -36,6 +36,8 @@ pub struct DeliveredSet {
     /// By day of acceptance.
     visits: BTreeMap<i64, HashSet<Key, KeyBuild>>,
     engage: HashMap<Key, LastValue, KeyBuild>,
+    /// The first day of acceptance that was kept when last something was dropped.
+    swept: i64,
 }
 
 /// The Engage value last accepted.
@@ -50,7 +52,7 @@ struct LastValue {
 impl DeliveredSet {
     pub fn new(retention: Duration) -> DeliveredSet {
         let retention_millis = i64::try_from(retention.as_millis()).unwrap_or(i64::MAX);
-        DeliveredSet { retention_millis, visits: BTreeMap::new(), engage: HashMap::default() }
+        DeliveredSet { retention_millis, visits: BTreeMap::new(), engage: HashMap::default(), swept: i64::MIN }
     }
 
     /// Whether sending an event with this key would say nothing new to Nat.app.
@@ -93,8 +95,8 @@ impl DeliveredSet {
     pub fn expire(&mut self, now: i64) {
         let horizon = now.saturating_sub(self.retention_millis);
         let first_kept = horizon.div_euclid(BUCKET_MILLIS);
-        let expired = self.visits.first_key_value().is_some_and(|(day, _)| *day < first_kept);
-        if expired {
+        if first_kept > self.swept {
+            self.swept = first_kept;
             self.visits = self.visits.split_off(&first_kept);
             self.engage.retain(|_, last| last.at >= horizon);
         }

@@ -49,7 +49,7 @@ pub enum Permit {
     All,
     /// One event, to see whether Nat.app is back.
     Probe,
-    /// Nothing before this moment (the probe's answer comes earlier than that, if one is on its way).
+    /// Not before the next probe is due, or the one on its way has come back.
     Nothing,
 }
 
@@ -108,36 +108,32 @@ impl Breaker {
         true
     }
 
-    /// A failure that may be retried. True if that opened the circuit.
-    pub fn failed(&mut self, contact: Contact, now: Instant) -> bool {
+    /// A failure that may be retried, not before `retry_after` if Nat.app said so.
+    pub fn failed(&mut self, contact: Contact, retry_after: Option<Duration>, now: Instant) {
         match self.state {
             State::Closed => {
                 self.failures = self.failures.saturating_add(1);
                 self.several_failed |= self.first_failed.is_some_and(|first| first != contact);
                 self.first_failed.get_or_insert(contact);
-                let open = self.several_failed && self.failures >= self.settings.failures;
-                if open {
-                    self.open(OpenReason::Unavailable, now);
+                if self.several_failed && self.failures >= self.settings.failures {
+                    self.open(OpenReason::Unavailable, retry_after, now);
                 }
-                open
             }
-            State::HalfOpen { reason, .. } => {
-                self.open(reason, now);
-                false
-            }
-            State::Open { .. } => false,
+            State::HalfOpen { reason, .. } => self.open(reason, retry_after, now),
+            State::Open { .. } => {}
         }
     }
 
     /// Opens, or after a failed probe stays open for longer.
-    pub fn open(&mut self, reason: OpenReason, now: Instant) {
+    pub fn open(&mut self, reason: OpenReason, retry_after: Option<Duration>, now: Instant) {
         let interval = match self.state {
             State::Closed => self.settings.probe_interval,
             State::HalfOpen { interval, .. } => (interval * 2).min(self.settings.max_probe_interval),
             State::Open { .. } => return,
         };
         self.opened_at.get_or_insert(now);
-        self.state = State::Open { reason, until: now + interval, interval };
+        let until = now + interval.max(retry_after.unwrap_or_default());
+        self.state = State::Open { reason, until, interval };
     }
 
     pub fn open_reason(&self) -> Option<OpenReason> {
@@ -178,33 +174,42 @@ mod tests {
     #[test]
     fn one_contacts_failures_never_open_the_circuit() {
         let (mut breaker, now) = breaker();
-        assert!((0..100).all(|_| !breaker.failed(contact(1), now)));
+        (0..100).for_each(|_| breaker.failed(contact(1), None, now));
         assert_eq!(breaker.permit(now), Permit::All);
     }
 
     #[test]
     fn failures_in_a_row_across_contacts_open_it() {
         let (mut breaker, now) = breaker();
-        assert!(!breaker.failed(contact(1), now));
-        assert!(!breaker.failed(contact(2), now));
+        breaker.failed(contact(1), None, now);
+        breaker.failed(contact(2), None, now);
         breaker.answered(now);
-        assert!(!breaker.failed(contact(3), now));
-        assert!(!breaker.failed(contact(3), now));
-        assert!(breaker.failed(contact(1), now));
+        breaker.failed(contact(3), None, now);
+        breaker.failed(contact(3), None, now);
+        assert_eq!(breaker.open_reason(), None);
+        breaker.failed(contact(1), None, now);
         assert_eq!(breaker.open_reason(), Some(OpenReason::Unavailable));
+    }
+
+    #[test]
+    fn no_probe_goes_before_retry_after() {
+        let (mut breaker, now) = breaker();
+        (1..=3).for_each(|n| breaker.failed(contact(n), Some(60 * SECOND), now));
+        assert_eq!(breaker.permit(now + 59 * SECOND), Permit::Nothing);
+        assert_eq!(breaker.permit(now + 60 * SECOND), Permit::Probe);
     }
 
     #[test]
     fn while_open_one_probe_at_a_time_goes_and_each_failure_doubles_the_wait() {
         let (mut breaker, now) = breaker();
-        breaker.open(OpenReason::Unauthorized, now);
+        breaker.open(OpenReason::Unauthorized, None, now);
         assert_eq!(breaker.permit(now), Permit::Nothing);
         let mut at = now + SECOND;
         for wait in [2, 3, 3] {
             assert_eq!(breaker.permit(at), Permit::Probe);
             breaker.probe_sent();
             assert_eq!(breaker.permit(at + 100 * SECOND), Permit::Nothing);
-            breaker.open(OpenReason::Unauthorized, at);
+            breaker.open(OpenReason::Unauthorized, None, at);
             assert_eq!(breaker.permit(at + wait * SECOND - SECOND / 2), Permit::Nothing);
             at += wait * SECOND;
         }
@@ -217,7 +222,7 @@ mod tests {
     #[test]
     fn a_late_answer_to_an_earlier_request_does_not_close_it() {
         let (mut breaker, now) = breaker();
-        breaker.open(OpenReason::EndpointNotFound, now);
+        breaker.open(OpenReason::EndpointNotFound, None, now);
         assert!(!breaker.answered(now));
         assert_eq!(breaker.open_reason(), Some(OpenReason::EndpointNotFound));
     }

@@ -30,7 +30,7 @@ pub struct Event {
 struct Tries {
     attempts: Attempts,
     first: Instant,
-    /// How long the circuit had been open in all when the first attempt was made.
+    /// How long the circuit had been open in all when the first attempt had failed.
     open_at_first: Duration,
     retries: Retries,
 }

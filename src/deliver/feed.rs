@@ -6,11 +6,13 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::Duration;
 
-use rdkafka::message::{BorrowedMessage, Headers as _, Message};
+use rdkafka::message::{BorrowedMessage, Message};
 use tokio::sync::mpsc::Sender;
 
 use crate::config::{Config, Start};
-use crate::kafka::{GroupConsumer, Headers, KafkaProblem, Notice, PollError, TopicPartition, consumer_config};
+use crate::kafka::{
+    GroupConsumer, Headers, KafkaProblem, Notice, PollError, TopicPartition, consumer_config, headers_of,
+};
 use crate::metrics::Metrics;
 use crate::stage::Budget;
 
@@ -144,7 +146,14 @@ impl Feed {
         while records.len() < BURST {
             match self.consumer.poll(wait) {
                 None => break,
-                Some(Ok(message)) => records.push(copy(&message)),
+                Some(Ok(message)) => {
+                    let record = copy(&message);
+                    self.budget.take(1, record.weight());
+                    records.push(record);
+                    if self.budget.must_pause() {
+                        break;
+                    }
+                }
                 Some(Err(PollError::Fatal(problem))) => return Err(problem),
                 Some(Err(PollError::Passing(error))) => {
                     self.metrics.kafka_errors.with_label_values(&[STAGE]).inc();
@@ -152,12 +161,6 @@ impl Feed {
                 }
             }
             wait = Duration::ZERO;
-            if let Some(record) = records.last() {
-                self.budget.take(1, record.weight());
-                if self.budget.must_pause() {
-                    break;
-                }
-            }
         }
         Ok(records)
     }
@@ -237,12 +240,11 @@ impl Feed {
 
 /// A borrowed message pins librdkafka's memory: copy at once.
 fn copy(message: &BorrowedMessage<'_>) -> QueueRecord {
-    let headers = message.headers().into_iter().flat_map(|headers| headers.iter());
     QueueRecord {
         partition: message.partition(),
         offset: message.offset(),
         timestamp: message.timestamp().to_millis().unwrap_or_default(),
         value: message.payload().map(<[u8]>::to_vec),
-        headers: headers.map(|header| (header.key.to_owned(), header.value.map(<[u8]>::to_vec))).collect(),
+        headers: message.headers().map(headers_of).unwrap_or_default(),
     }
 }

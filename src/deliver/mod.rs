@@ -1,6 +1,6 @@
 //! The second stage: queue topic → Nat.app. One asynchronous loop owns all state by value. What runs outside of it (the
-//! queue's consumer, the requests, the producer, the restore) talks to it by messages that carry the partition's
-//! generation, so that nothing late can touch what is not its own any more.
+//! queue's consumer, the requests, the producer, the restore) talks to it by messages. Answers, acknowledgements and
+//! restored sets carry the partition's generation, so that nothing late can touch what is not its own any more.
 //!
 //! One event's way: `take_record` → its contact's lane → `advance` (a duplicate ends here) → `dispatch` → the request →
 //! `on_answer` → the changelog or the dead letters → `on_ack`, where its offset completes.
@@ -45,6 +45,8 @@ const TICK: Duration = Duration::from_millis(100);
 /// Revoked partitions are handed back when they are quiet: when every request has been answered or has timed out. A
 /// request that outlives even this may be accepted here and sent again by the next owner.
 const LONGEST_REVOKE: Duration = Duration::from_secs(60);
+/// How long the last writes may take at the end.
+const LAST_WRITES: Duration = Duration::from_secs(2);
 
 /// A contact's lane, by partition and generation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -83,15 +85,24 @@ pub async fn run(
     // The feed must be able to end whatever it still has to tell.
     channels.feed.close();
     while channels.feed.recv().await.is_some() {}
-    let _ = tokio::task::spawn_blocking(move || feed.join()).await;
-    result
+    let ended = tokio::task::spawn_blocking(move || {
+        // Both wait for Kafka, which a runtime's thread must not.
+        deliver.writes.flush(LAST_WRITES);
+        drop(deliver);
+        feed.join()
+    });
+    let crashed = !matches!(ended.await, Ok(Ok(())));
+    match result {
+        Ok(()) if crashed => Err(KafkaProblem::Stopped("the queue's consumer has crashed".into())),
+        result => result,
+    }
 }
 
 /// What reports back to the loop.
 struct Channels {
     feed: mpsc::Receiver<FromFeed>,
     answers: mpsc::Receiver<Answered>,
-    acks: mpsc::Receiver<Ack<Token>>,
+    acks: mpsc::UnboundedReceiver<Ack<Token>>,
     restored: mpsc::Receiver<FromRestore>,
 }
 
@@ -129,12 +140,13 @@ impl Deliver {
         let (feed_sender, feed_receiver) = mpsc::channel(capacity);
         let (to_feed, commands) = std::sync::mpsc::channel();
         let (answers, answers_receiver) = mpsc::channel(config.concurrency + 1);
-        let (acks, acks_receiver) = mpsc::channel(capacity);
+        let (acks, acks_receiver) = mpsc::unbounded_channel();
         let (restored, restored_receiver) = mpsc::channel(1024);
+        let writes = Writes::new(&config, acks)?;
         let feed = Feed::new(&config, Arc::clone(&metrics), feed_sender, commands)?;
         let deliver = Deliver {
             breaker: Breaker::new(config.circuit),
-            writes: Writes::new(&config, acks)?,
+            writes,
             metrics,
             client,
             to_feed,
@@ -189,7 +201,10 @@ impl Deliver {
                     }
                 }
                 Some(restored) = channels.restored.recv() => self.on_restored(restored)?,
-                Some(news) = channels.feed.recv() => self.on_feed(news)?,
+                news = channels.feed.recv() => match news {
+                    Some(news) => self.on_feed(news)?,
+                    None => return Err(KafkaProblem::Stopped("the queue's consumer has ended by itself".into())),
+                },
                 () = tokio::time::sleep_until(self.next_wake(next_tick).into()) => {}
             }
             let now = Instant::now();
@@ -210,7 +225,9 @@ impl Deliver {
 
     fn next_wake(&self, next_tick: Instant) -> Instant {
         let retry = self.waiting.peek().map(|Reverse((at, _))| *at);
-        let probe = self.breaker.next_probe().filter(|_| !self.ready.is_empty());
+        // Only where `dispatch` would send one.
+        let may_send = !self.stopping && !self.ready.is_empty() && self.in_flight < self.config.concurrency;
+        let probe = self.breaker.next_probe().filter(|_| may_send);
         [retry, probe].into_iter().flatten().fold(next_tick, Instant::min)
     }
 
@@ -432,7 +449,7 @@ impl Deliver {
         }
     }
 
-    /// Without a feed its failure is on its way to this loop.
+    /// Without a feed the loop finds out by its channel's end.
     fn tell_feed(&self, command: ToFeed) {
         let _ = self.to_feed.send(command);
     }

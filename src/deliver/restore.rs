@@ -70,8 +70,8 @@ impl Restore {
         let topic = self.config.topics.delivered.as_str();
         let mut readings = HashMap::new();
         for (partition, generation, gone) in &self.partitions {
-            let (low, high) =
-                self.patiently(gone, || reader.fetch_watermarks(topic, *partition, self.config.kafka.timeout))?;
+            let ask = || reader.fetch_watermarks(topic, *partition, self.config.kafka.timeout);
+            let Some((low, high)) = self.patiently(gone, ask)? else { continue };
             let set = DeliveredSet::new(self.config.dedup_retention);
             let remaining = (high - low).max(0);
             let reading = Reading { generation: *generation, set, remaining, next: low, gone: Arc::clone(gone) };
@@ -89,14 +89,18 @@ impl Restore {
         Ok(readings)
     }
 
-    /// A broker may be away for a while: a restore that gave up would end the process for nothing.
-    fn patiently<T>(&self, gone: &AtomicBool, ask: impl Fn() -> Result<T, KafkaError>) -> Result<T, KafkaProblem> {
+    /// A broker may be away for a while: a restore that gave up would end the process for nothing. `None`: nobody waits
+    /// for it any more.
+    fn patiently<T>(
+        &self,
+        gone: &AtomicBool,
+        ask: impl Fn() -> Result<T, KafkaError>,
+    ) -> Result<Option<T>, KafkaProblem> {
         loop {
             match ask() {
-                Ok(answer) => return Ok(answer),
-                Err(error) if gone.load(Ordering::Acquire) || self.sender.is_closed() || is_final(&error) => {
-                    return Err(failed(error));
-                }
+                Ok(answer) => return Ok(Some(answer)),
+                Err(_) if gone.load(Ordering::Acquire) || self.sender.is_closed() => return Ok(None),
+                Err(error) if is_final(&error) => return Err(failed(error)),
                 Err(error) => tracing::warn!(%error, "the delivered topic cannot be read yet; trying again"),
             }
             std::thread::sleep(Duration::from_millis(200));

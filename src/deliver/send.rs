@@ -103,12 +103,13 @@ impl Deliver {
             }
             // Not this event's fault, or the circuit is open anyway: no attempt is spent.
             _ if self.breaker.open_reason().is_some() => {
-                self.ready.push_front(lane);
+                // Behind the others: the next probe is another contact's, since this event may be why this one failed.
+                self.ready.push_back(lane);
                 Ok(())
             }
             Verdict::Retry(retry_after) => self.retry(lane, answer, retry_after, sent, now),
             Verdict::Unauthorized | Verdict::EndpointNotFound => {
-                self.ready.push_front(lane);
+                self.ready.push_back(lane);
                 Ok(())
             }
         }
@@ -125,11 +126,9 @@ impl Deliver {
                     tracing::info!("circuit closed: Nat.app answers again");
                 }
             }
-            Verdict::Retry(_) => {
-                self.breaker.failed(contact, now);
-            }
-            Verdict::Unauthorized => self.breaker.open(OpenReason::Unauthorized, now),
-            Verdict::EndpointNotFound => self.breaker.open(OpenReason::EndpointNotFound, now),
+            Verdict::Retry(retry_after) => self.breaker.failed(contact, retry_after, now),
+            Verdict::Unauthorized => self.breaker.open(OpenReason::Unauthorized, None, now),
+            Verdict::EndpointNotFound => self.breaker.open(OpenReason::EndpointNotFound, None, now),
         }
         let after = self.breaker.open_reason();
         if let (None, Some(reason)) = (before, after) {

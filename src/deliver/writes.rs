@@ -1,8 +1,10 @@
 //! What the loop writes to Kafka: the changelog and the dead letters. An event's offset completes when its write is
 //! acknowledged, not before.
 
+use std::time::Duration;
+
 use rdkafka::message::{Headers as _, Message, OwnedHeaders, OwnedMessage};
-use tokio::sync::mpsc::Sender;
+use tokio::sync::mpsc::UnboundedSender;
 
 use super::feed::QueueRecord;
 use crate::config::Config;
@@ -43,10 +45,11 @@ pub struct Writes {
 impl Writes {
     /// # Errors
     /// When the producer cannot be made.
-    pub fn new(config: &Config, acks: Sender<Ack<Token>>) -> Result<Writes, KafkaProblem> {
+    pub fn new(config: &Config, acks: UnboundedSender<Ack<Token>>) -> Result<Writes, KafkaProblem> {
         let on_ack = move |ack| {
-            // Without a loop the process is ending; what is not settled will be read again.
-            let _ = acks.blocking_send(ack);
+            // Bounded by the budget, since there is one an event; and it must not block, wherever it runs. Without a loop
+            // the process is ending; what is not settled will be read again.
+            let _ = acks.send(ack);
         };
         Ok(Writes {
             producer: AckingProducer::new(&producer_config(config), Box::new(on_ack))?,
@@ -54,6 +57,11 @@ impl Writes {
             delivered: config.topics.delivered.clone(),
             dead_letter: config.topics.dead_letter.clone(),
         })
+    }
+
+    /// Waits for what is under way, at the end: it is known to be accepted, and need not be sent again.
+    pub fn flush(&self, timeout: Duration) {
+        self.producer.flush(timeout);
     }
 
     /// # Errors
@@ -123,7 +131,8 @@ impl Writes {
             Ok(()) => return Ok(Some(ack.token)),
             Err(failure) => *failure,
         };
-        match (failure.too_large(), failure.record) {
+        let letter = matches!(ack.token.write, Write::DeadLetter { .. });
+        match (letter && failure.too_large(), failure.record) {
             (true, Some(record)) => {
                 let headers = owned_headers(&record);
                 self.shortened(record.key(), record.payload(), headers, ack.token).map(|()| None)

@@ -9,14 +9,14 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use rdkafka::message::{BorrowedMessage, Headers as _, Message, OwnedHeaders};
+use rdkafka::message::{BorrowedMessage, Message, OwnedHeaders};
 use tokio::sync::watch;
 
 use crate::config::Config;
 use crate::dead_letter::{Origin, Reason, Undeliverable, Verdict, shortened};
 use crate::kafka::{
     Ack, AckingProducer, GroupConsumer, Headers, KafkaProblem, Notice, OutgoingRecord, PollError, consumer_config,
-    producer_config,
+    headers_of, producer_config,
 };
 use crate::metrics::{Metrics, Outcome};
 use crate::segment::{self, Reading};
@@ -54,7 +54,7 @@ pub fn run(
         }),
     )?;
     let mut client = consumer_config(config, &config.source.group);
-    let own = regex_lite::escape(&config.topics.queue.replace(".queue", "."));
+    let own = regex_lite::escape(config.topics.queue.trim_end_matches("queue"));
     client.set("topic.blacklist", format!("^{own}(queue|delivered|dead-letter)$,^__"));
     let consumer = GroupConsumer::subscribe(&client, &config.source.topics, config.kafka.timeout)?;
     let state = State {
@@ -115,7 +115,12 @@ impl Ingest<'_> {
         for _ in 0..BURST {
             match consumer.poll(wait) {
                 None => break,
-                Some(Ok(message)) => state.take(&message)?,
+                Some(Ok(message)) => {
+                    state.take(&message)?;
+                    if state.budget.must_pause() {
+                        break;
+                    }
+                }
                 Some(Err(PollError::Fatal(problem))) => return Err(problem),
                 Some(Err(PollError::Passing(error))) => {
                     state.metrics.kafka_errors.with_label_values(&[STAGE]).inc();
@@ -350,13 +355,12 @@ impl State<'_> {
     }
 
     fn acknowledged(&mut self, token: &Token) {
-        if !self.sources.complete(token) {
-            return; // The partition has been handed back or lost: its new owner counts this event.
-        }
+        // It was received and counted here, so it is settled here, even if its partition has gone meanwhile.
         match token.write {
             Write::Queue => self.metrics.events_queued.inc(),
             Write::DeadLetter { reason, .. } => self.metrics.settled(Outcome::DeadLettered, reason.as_str(), 1),
         }
+        self.sources.complete(token);
     }
 
     /// The broker's limit is lower than ours: the record that came back is written elsewhere.
@@ -368,7 +372,7 @@ impl State<'_> {
         let value = record.payload().unwrap_or_default();
         match token.write {
             Write::Queue => {
-                let mut headers = owned_headers(record);
+                let mut headers = record.headers().map(headers_of).unwrap_or_default();
                 match Origin::take_from(&mut headers) {
                     Some(origin) => self.too_large_for_queue(&origin, value, &headers, token),
                     None => Err(cannot_write(record.topic(), &"a record came back without its origin")),
@@ -422,11 +426,5 @@ fn origin_of(message: &BorrowedMessage<'_>, item: Option<usize>) -> Origin {
 }
 
 fn plain_headers(message: &BorrowedMessage<'_>) -> Headers {
-    let headers = message.headers().into_iter().flat_map(|headers| headers.iter());
-    headers.map(|header| (header.key.to_owned(), header.value.map(<[u8]>::to_vec))).collect()
-}
-
-fn owned_headers(record: &rdkafka::message::OwnedMessage) -> Headers {
-    let headers = record.headers().into_iter().flat_map(|headers| headers.iter());
-    headers.map(|header| (header.key.to_owned(), header.value.map(<[u8]>::to_vec))).collect()
+    message.headers().map(headers_of).unwrap_or_default()
 }

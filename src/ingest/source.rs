@@ -102,14 +102,12 @@ impl Sources {
         }
     }
 
-    /// False if the partition is not ours any more.
-    pub fn complete(&mut self, token: &Token) -> bool {
-        match self.slots.get_mut(token.slot) {
-            Some(Some(source)) if source.generation == token.generation => {
-                source.ledger.complete(token.offset);
-                true
-            }
-            _ => false,
+    /// Does nothing if the partition is not ours any more.
+    pub fn complete(&mut self, token: &Token) {
+        if let Some(Some(source)) = self.slots.get_mut(token.slot)
+            && source.generation == token.generation
+        {
+            source.ledger.complete(token.offset);
         }
     }
 

@@ -11,6 +11,9 @@ use rdkafka::error::KafkaError;
 
 use crate::config::Config;
 
+/// More than a stage takes in before it looks at its budget again.
+const BURST: usize = 10_000;
+
 /// What every client has: its log lines go to tracing, and the last failure is kept to explain a timeout by.
 #[derive(Default)]
 pub struct Context {
@@ -130,6 +133,11 @@ pub fn producer_config(config: &Config) -> ClientConfig {
     // Room for the headers that this program adds.
     let largest = config.topics.max_message_bytes.saturating_add(64 * 1024).min(1_000_000_000);
     set_default(&mut client, config, "message.max.bytes", &largest.to_string());
+    // The budgets bound what is pending; the client's own queue must not be smaller.
+    let events = config.ingest.max_pending_events.max(config.deliver.max_pending_events) + BURST;
+    let kbytes = config.ingest.max_pending_bytes.max(config.deliver.max_pending_bytes) / 1024 * 4;
+    set_default(&mut client, config, "queue.buffering.max.messages", &events.clamp(100_000, 10_000_000).to_string());
+    set_default(&mut client, config, "queue.buffering.max.kbytes", &kbytes.clamp(1_048_576, 2_097_151).to_string());
     set_default(&mut client, config, "linger.ms", "5");
     set_default(&mut client, config, "compression.type", "lz4");
     client

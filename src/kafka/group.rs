@@ -205,7 +205,10 @@ impl GroupConsumer {
 
     fn committed(&self, partitions: &[TopicPartition]) -> Result<TopicPartitionList, KafkaProblem> {
         patiently("reading the group's committed offsets", || {
-            self.consumer.committed_offsets(list_of(partitions), self.timeout)
+            let list = self.consumer.committed_offsets(list_of(partitions), self.timeout)?;
+            // An error here is not "never read": the partition would begin somewhere else.
+            list.elements().iter().try_for_each(|element| element.error())?;
+            Ok(list)
         })
     }
 
@@ -234,7 +237,7 @@ impl GroupConsumer {
         }
         match self.consumer.store_offsets(&list) {
             Ok(()) | Err(KafkaError::StoreOffset(RDKafkaErrorCode::State)) => {}
-            Err(error) => tracing::warn!(%error, "offsets were not stored; they will be at the next turn"),
+            Err(error) => tracing::warn!(%error, "offsets were not stored; the next ones will be"),
         }
     }
 
@@ -265,7 +268,7 @@ impl Drop for GroupConsumer {
 /// A coordinator may be moving just now. Well within max.poll.interval.ms, since nobody polls meanwhile.
 fn patiently<T>(what: &'static str, ask: impl Fn() -> KafkaResult<T>) -> Result<T, KafkaProblem> {
     use RDKafkaErrorCode::{GroupAuthorizationFailed, TopicAuthorizationFailed};
-    const PATIENCE: Duration = Duration::from_secs(60);
+    const PATIENCE: Duration = Duration::from_secs(30);
     let began = Instant::now();
     loop {
         match ask() {

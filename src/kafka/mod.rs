@@ -19,6 +19,17 @@ use std::time::Duration;
 /// A record's headers as plain data.
 pub type Headers = Vec<(String, Option<Vec<u8>>)>;
 
+/// The headers of a record. rdkafka panics on a header name that is not UTF-8, which anybody can produce: what comes from
+/// that one on is left out of what we look at, and stays where it is in the source.
+pub fn headers_of(headers: &impl rdkafka::message::Headers) -> Headers {
+    let read = |number| {
+        let header = headers.try_get(number)?;
+        Some((header.key.to_owned(), header.value.map(<[u8]>::to_vec)))
+    };
+    let read = |number| std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| read(number))).ok().flatten();
+    (0..headers.count()).map_while(read).collect()
+}
+
 /// What is wrong with Kafka, told so that the reader knows what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum KafkaProblem {

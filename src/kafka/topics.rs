@@ -360,7 +360,7 @@ pub async fn with_records_after(
             let place = list.add_partition_offset(&topic, partition, Offset::Offset(offset));
             place.and_then(|()| reader.assign(&list)).map_err(|error| failed("looking for records", error))?;
             // Its end says that there is none; anything else, silence included, that there may be.
-            if !matches!(reader.poll(timeout), Some(Err(KafkaError::PartitionEOF(_)))) {
+            if !matches!(reader.poll(timeout), Some(Err(KafkaError::PartitionEOF(end))) if end == partition) {
                 holding.push((topic, partition));
             }
         }

@@ -100,7 +100,7 @@ pub fn redacted(text: &str) -> String {
         if number > 0 {
             kept.push(' ');
         }
-        if word.contains('@') || word.to_ascii_lowercase().contains("%40") {
+        if word.contains('@') || ["%40", "\\u0040"].iter().any(|escaped| word.to_ascii_lowercase().contains(escaped)) {
             kept.push_str("(redacted)");
         } else {
             kept.push_str(word);

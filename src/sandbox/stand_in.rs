@@ -61,8 +61,10 @@ pub struct Behaviour {
     pub rate_limit: Option<u32>,
     /// The one right key; none: any that is not empty.
     pub api_key: Option<String>,
-    /// Contacts that are always answered 400.
+    /// Contacts that are always answered `reject_status`.
     pub reject_emails: Vec<String>,
+    /// 400, or something that is not a rejection at all.
+    pub reject_status: u16,
     /// Every valid request gets this status, before anything else is drawn: an outage at the turn of a switch.
     pub status: Option<u16>,
     pub seed: u64,
@@ -79,6 +81,7 @@ impl Default for Behaviour {
             rate_limit: None,
             api_key: None,
             reject_emails: Vec::new(),
+            reject_status: 400,
             status: None,
             seed: 0,
         }
@@ -265,7 +268,7 @@ impl Nat {
         if let Some(email) = &event.email
             && behaviour.reject_emails.iter().any(|refused| same_contact(refused, email))
         {
-            return Answer::error(400, "This contact is refused");
+            return Answer::error(behaviour.reject_status, "This contact is refused");
         }
         if let Some(limit) = behaviour.rate_limit
             && !self.bucket.take(limit)
