@@ -3,13 +3,17 @@
 mod support;
 
 mod accounting;
+mod circuit;
 mod classify;
 mod dead_letters;
 mod deliver;
 mod deploy;
 mod explain;
+mod faults;
 mod ingest;
 mod operate;
+mod pace;
+mod poison;
 mod restart;
 mod sequences;
 mod start;

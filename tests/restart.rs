@@ -166,8 +166,8 @@ fn sigterm_in_the_middle_of_a_rebalance_is_obeyed_in_time() {
     let settings = ["shutdown.timeout=1s", "nat.timeout=60s", "topics.partitions=4"];
     let first = world.start(&settings);
     produce(&world, 0..50);
-    let in_flight = || first.metric("nat_destination_http_requests_in_flight", &[]) > 40.0;
-    world.wait("requests are in flight on every partition", in_flight);
+    let in_flight = || first.metric("nat_destination_http_requests_in_flight", &[]) >= 4.0;
+    world.wait("requests are in flight", in_flight);
     let _second = world.start(&settings);
     world.wait("the first one has to give some back", || first.log().contains("finishing what is in flight"));
     let began = Instant::now();
