@@ -32,10 +32,11 @@ fn the_rate_limit_holds_exactly() {
     produce(&world, 0..500);
     instance.wait_until_settled(500);
     let times = times(&world.stand_in.entries());
-    // In any span of one second: 100, and 2 for what a busy machine delivers late, of which 1 may be caught up for.
-    for (first, begin) in times.iter().enumerate() {
-        let within = times[first..].iter().take_while(|time| **time < begin + 1000).count();
-        assert!(within <= 103, "{within} requests within a second of the {first}th");
+    // What a busy machine delivers late comes together with what follows; nothing comes before its time.
+    let late = 150;
+    for (number, time) in times.iter().enumerate() {
+        let due = number as i64 * 10;
+        assert!(time - times[0] >= due - late, "the {number}th came {} ms after the first", time - times[0]);
     }
     let took = times.last().expect("some") - times[0];
     assert!(took >= 4950, "500 at 100 a second took {took} ms");
@@ -48,10 +49,9 @@ fn retry_after_of_one_answer_holds_all() {
     instance.wait_until_ready();
     world.behave(Behaviour { status: Some(429), retry_after: Some(Duration::from_secs(3)), ..Behaviour::default() });
     world.event(0, &identify("first@example.com", DAY, "m"));
-    world.wait("it was told to wait", || world.stand_in.requests() == 1);
+    world.wait("it says until when", || instance.get("/readyz").1.contains("Nat.app said not to come back before 20"));
     world.behave(Behaviour::default());
     produce(&world, 0..50);
-    world.wait("it says until when", || instance.get("/readyz").1.contains("Nat.app said not to come back before 20"));
     instance.wait_until_settled(51);
     let times = times(&world.stand_in.entries());
     assert!(times[1] - times[0] >= 3000, "the second request came after {} ms", times[1] - times[0]);
