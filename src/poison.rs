@@ -21,9 +21,9 @@ pub struct Panicked(pub String);
 /// # Errors
 /// When it panics.
 pub fn contained<T>(handle: impl FnOnce() -> T) -> Result<T, Panicked> {
-    CONTAINED.set(true);
+    let within = CONTAINED.replace(true);
     let result = catch_unwind(AssertUnwindSafe(handle));
-    CONTAINED.set(false);
+    CONTAINED.set(within);
     result.map_err(|_| Panicked(PLACE.take()))
 }
 

@@ -13,11 +13,11 @@ mod pace;
 mod partition;
 mod restore;
 mod retry;
+mod schedule;
 mod send;
 mod writes;
 
-use std::cmp::Reverse;
-use std::collections::{BTreeSet, BinaryHeap, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
@@ -41,6 +41,7 @@ use pace::Pace;
 use partition::Partition;
 use restore::{FromRestore, Restore, ToRestore};
 use retry::PatienceClock;
+use schedule::Schedule;
 use writes::{Token, Write, Writes};
 
 const STAGE: &str = "deliver";
@@ -141,10 +142,7 @@ struct Deliver {
     restored: mpsc::Sender<FromRestore>,
     partitions: HashMap<i32, Partition>,
     generations: u64,
-    /// Lanes whose head may be sent.
-    ready: VecDeque<LaneId>,
-    /// Lanes whose head waits for its next attempt.
-    waiting: BinaryHeap<Reverse<(Instant, LaneId)>>,
+    schedule: Schedule<LaneId>,
     in_flight: usize,
     revoking: Option<(Vec<i32>, Instant)>,
     /// What was settled since the feed was last told.
@@ -185,8 +183,7 @@ impl Deliver {
             restored,
             partitions: HashMap::new(),
             generations: 0,
-            ready: VecDeque::new(),
-            waiting: BinaryHeap::new(),
+            schedule: Schedule::new(),
             in_flight: 0,
             revoking: None,
             settled: (0, 0),
@@ -227,7 +224,7 @@ impl Deliver {
             }
             let now = Instant::now();
             self.patience.set(self.breaker.is_open().is_none() && self.pace.held_until(now).is_none(), now);
-            self.wake_waiting(now);
+            self.schedule.wake(now);
             self.dispatch(now);
             self.hand_back(now);
             self.tell_settled();
@@ -299,11 +296,11 @@ impl Deliver {
     }
 
     fn next_wake(&self, next_tick: Instant) -> Instant {
-        let retry = self.waiting.peek().map(|Reverse((at, _))| *at);
+        let retry = self.schedule.next_due();
         // Only where `dispatch` would send one then.
-        let has_ready = !self.stopping && !self.ready.is_empty();
+        let has_ready = !self.stopping && self.schedule.has_ready();
         let paced = self.pace.next_send().filter(|_| has_ready && self.in_flight < self.pace.limit());
-        let has_any = !self.stopping && !(self.ready.is_empty() && self.waiting.is_empty());
+        let has_any = !self.stopping && !self.schedule.is_empty();
         let probe = self.breaker.next_probe().max(self.pace.next_send()).filter(|_| has_any);
         let next = if self.breaker.is_open().is_some() { probe } else { paced };
         [retry, next].into_iter().flatten().fold(next_tick, Instant::min)
@@ -526,7 +523,7 @@ impl Deliver {
         }
         self.metrics.dedup_entries.with_label_values(&["visit"]).set(visits as i64);
         self.metrics.dedup_entries.with_label_values(&["engage"]).set(engage as i64);
-        self.metrics.retrying_events.set(self.waiting.len() as i64);
+        self.metrics.retrying_events.set(self.schedule.waiting() as i64);
         self.metrics.concurrency_limit.set(self.pace.limit() as i64);
         self.metrics.stopped_partitions.with_label_values(&[STAGE]).set(self.stopped.len() as i64);
         let circuit = self.circuit();

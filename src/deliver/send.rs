@@ -1,7 +1,6 @@
 //! Sending: from the head of a lane to the verdict on it. A lane is in one place at a time: ready, in flight, waiting for
 //! its next attempt, or held by its dead letter until that is acknowledged.
 
-use std::cmp::Reverse;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -28,21 +27,13 @@ impl Deliver {
             let Some(head) = partition.lanes.head(&lane.contact) else { return };
             let contains = |set: &DeliveredSet| set.contains(&head.key, head.place, head.source_timestamp);
             if !partition.delivered.as_ref().is_some_and(contains) || mutant::is(Mutant::MarkOnReceipt) {
-                self.ready.push_back(lane);
+                self.schedule.ready(lane);
                 return;
             }
             if let Some(event) = partition.lanes.pop(&lane.contact) {
                 self.metrics.settled(Outcome::Duplicate, event.key.kind.as_str(), 1);
                 tracing::debug!(contact = %event.contact, kind = event.key.kind.as_str(), "duplicate");
                 self.settle(lane.partition, event.record.offset, event.record.weight());
-            }
-        }
-    }
-
-    pub(super) fn wake_waiting(&mut self, now: Instant) {
-        while self.waiting.peek().is_some_and(|Reverse((at, _))| *at <= now) {
-            if let Some(Reverse((_, lane))) = self.waiting.pop() {
-                self.ready.push_back(lane);
             }
         }
     }
@@ -56,7 +47,8 @@ impl Deliver {
                 Permit::Probe if self.pace.may_send(0, now) => true,
                 Permit::All | Permit::Probe | Permit::Nothing => return,
             };
-            let Some(lane) = self.next_lane(probe) else { return };
+            let next = if probe { self.schedule.next_of_all() } else { self.schedule.next_ready() };
+            let Some(lane) = next else { return };
             let Some(partition) =
                 self.partitions.get_mut(&lane.partition).filter(|p| p.generation == lane.generation && !p.draining)
             else {
@@ -74,15 +66,6 @@ impl Deliver {
             self.pace.sent(now);
             self.send(lane, body, &idempotency_key, probe, now);
         }
-    }
-
-    /// A probe takes an event that waits for its next attempt, if there is no other: were they all waiting for long, nothing
-    /// would find out that Nat.app is back.
-    fn next_lane(&mut self, probe: bool) -> Option<LaneId> {
-        self.ready.pop_front().or_else(|| {
-            let waiting = if probe { self.waiting.pop() } else { None };
-            waiting.map(|Reverse((_, lane))| lane)
-        })
     }
 
     fn send(&mut self, lane: LaneId, body: Bytes, idempotency_key: &str, probe: bool, now: Instant) {
@@ -123,7 +106,7 @@ impl Deliver {
         };
         partition.requests_in_flight -= 1;
         let Some(answer) = answer else {
-            self.ready.push_back(lane);
+            self.schedule.ready(lane);
             return Ok(());
         };
         match answer.verdict() {
@@ -132,7 +115,7 @@ impl Deliver {
             // Not this event's fault, or it cannot be known: no attempt is spent, and nothing becomes a dead letter. It goes
             // behind the others: the next probe is another contact's, since this event may be why this one failed.
             _ if self.breaker.is_open().is_some() => {
-                self.ready.push_back(lane);
+                self.schedule.ready(lane);
                 Ok(())
             }
             Verdict::Rejected => {
@@ -143,7 +126,7 @@ impl Deliver {
             }
             Verdict::Retry(retry_after) => self.retry(lane, answer, retry_after, sent, now),
             Verdict::Unauthorized | Verdict::EndpointNotFound => {
-                self.ready.push_back(lane);
+                self.schedule.ready(lane);
                 Ok(())
             }
         }
@@ -248,7 +231,7 @@ impl Deliver {
         match head.failed(answer, &attempt, &self.config.retry) {
             AfterFailure::Wait(wait, tried) => {
                 self.metrics.retries.inc();
-                self.waiting.push(Reverse((now + wait, lane)));
+                self.schedule.wait(lane, now + wait);
                 partition.writes_in_flight += 1;
                 let LaneId { partition, generation, .. } = lane;
                 self.writes.tried(&tried, Token { partition, generation, offset, weight: 0, write: Write::Tried })

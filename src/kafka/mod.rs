@@ -15,6 +15,8 @@ pub use topics::{
 
 use std::time::Duration;
 
+use crate::poison::contained;
+
 /// A record's headers as plain data.
 pub type Headers = Vec<(String, Option<Vec<u8>>)>;
 
@@ -25,8 +27,7 @@ pub fn headers_of(headers: &impl rdkafka::message::Headers) -> Headers {
         let header = headers.try_get(number)?;
         Some((header.key.to_owned(), header.value.map(<[u8]>::to_vec)))
     };
-    let read = |number| std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| read(number))).ok().flatten();
-    (0..headers.count()).map_while(read).collect()
+    (0..headers.count()).map_while(|number| contained(|| read(number)).ok().flatten()).collect()
 }
 
 /// What is wrong with Kafka, told so that the reader knows what to do.
