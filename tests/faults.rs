@@ -182,65 +182,119 @@ fn without_enough_replicas_everything_waits_and_then_goes_on() {
 }
 
 #[test]
+fn while_kafka_takes_no_writes_nat_app_is_not_told_more_than_a_crash_may_repeat() {
+    let mut service =
+        embedded::Embedded::start(Behaviour { latency: Duration::from_millis(500), ..Behaviour::default() });
+    service.produce(0..4000);
+    let world = &service.world;
+    world.wait("all of them are in memory", || service.metrics().pending_events.get() > 3000);
+    service.refuse_writes(rdkafka::types::RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_ENOUGH_REPLICAS, 12);
+    let before = world.accepted().len();
+    world.behave(Behaviour::default());
+    std::thread::sleep(Duration::from_secs(2)); // An instant Nat.app takes thousands meanwhile.
+    let told = world.accepted().len() - before;
+    let remembered = service.delivered();
+    assert!(told <= 1024 + 64, "{told} were sent, and {remembered} are remembered");
+    world.wait("all are delivered", || service.delivered() == 4000);
+    assert_eq!(world.stand_in.requests(), 4000);
+    service.stop();
+}
+
+#[test]
 fn a_disk_that_is_full_loses_nothing() {
-    embedded::with_produce_errors(rdkafka::types::RDKafkaRespErr::RD_KAFKA_RESP_ERR_KAFKA_STORAGE_ERROR);
+    is_waited_out(rdkafka::types::RDKafkaRespErr::RD_KAFKA_RESP_ERR_KAFKA_STORAGE_ERROR);
 }
 
 #[test]
 fn requests_to_a_broker_that_time_out_lose_nothing() {
-    embedded::with_produce_errors(rdkafka::types::RDKafkaRespErr::RD_KAFKA_RESP_ERR_REQUEST_TIMED_OUT);
+    is_waited_out(rdkafka::types::RDKafkaRespErr::RD_KAFKA_RESP_ERR_REQUEST_TIMED_OUT);
 }
 
-/// What a real broker cannot be told to do: to answer errors of our choice.
+fn is_waited_out(error: rdkafka::types::RDKafkaRespErr) {
+    let mut service = embedded::Embedded::start(Behaviour::default());
+    service.produce(0..20);
+    let world = &service.world;
+    world.wait("all are delivered", || world.accepted().len() == 20);
+    service.produce(20..40);
+    // From now on each write of ours is refused, many times over.
+    service.refuse_writes(error, 8);
+    world.wait("all are delivered and remembered", || service.delivered() == 40);
+    assert_eq!(world.stand_in.requests(), 40);
+    service.stop();
+}
+
+/// The service on the embedded broker, which can be told to answer errors of our choice; a real one cannot.
 mod embedded {
+    use std::ops::Range;
+    use std::sync::Arc;
+    use std::time::Duration;
+
     use nat_destination::config::{Config, Sources};
+    use nat_destination::metrics::{Metrics, Outcome};
+    use nat_destination::sandbox::stand_in::Behaviour;
     use nat_destination::service::Service;
+    use rdkafka::ClientConfig;
     use rdkafka::mocking::MockCluster;
-    use rdkafka::types::RDKafkaRespErr;
+    use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+    use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
-    use super::super::support::world::identify;
-    use super::super::support::{World, world};
+    use super::super::support::world::{KEY, identify};
+    use super::World;
 
-    pub fn with_produce_errors(error: RDKafkaRespErr) {
-        // The stand-in is what is wanted of it.
-        let world = World::new();
-        let cluster = MockCluster::new(1).expect("a cluster");
-        let brokers = cluster.bootstrap_servers();
-        let set = [
-            format!("kafka.brokers={brokers}"),
-            format!("nat.url={}", world.stand_in.url()),
-            format!("nat.api_key={}", world::KEY),
-            "admin.listen=127.0.0.1:0".into(),
-            "topics.partitions=1".into(),
-        ];
-        let config = Config::load(&Sources { set: set.into(), ..Sources::default() }).expect("right");
-        let topics = &config.topics;
-        for topic in ["segment-events", &topics.queue, &topics.delivered, &topics.dead_letter] {
-            cluster.create_topic(topic, 1, 1).expect("created");
+    pub struct Embedded {
+        service: Service,
+        /// Its stand-in is what is wanted of it.
+        pub world: World,
+        cluster: MockCluster<'static, rdkafka::producer::DefaultProducerContext>,
+        producer: BaseProducer,
+    }
+
+    impl Embedded {
+        pub fn start(behaviour: Behaviour) -> Embedded {
+            let world = World::with(1, behaviour);
+            let cluster = MockCluster::new(1).expect("a cluster");
+            let brokers = cluster.bootstrap_servers();
+            let set = [
+                format!("kafka.brokers={brokers}"),
+                format!("nat.url={}", world.stand_in.url()),
+                format!("nat.api_key={KEY}"),
+                "admin.listen=127.0.0.1:0".into(),
+                "topics.partitions=1".into(),
+            ];
+            let config = Config::load(&Sources { set: set.into(), ..Sources::default() }).expect("right");
+            let topics = &config.topics;
+            for topic in ["segment-events", &topics.queue, &topics.delivered, &topics.dead_letter] {
+                cluster.create_topic(topic, 1, 1).expect("created");
+            }
+            let producer = ClientConfig::new().set("bootstrap.servers", &brokers).create().expect("a producer");
+            let service = world.runtime.block_on(Service::start(config, false)).expect("started");
+            Embedded { service, world, cluster, producer }
         }
-        let producer: rdkafka::producer::BaseProducer =
-            rdkafka::ClientConfig::new().set("bootstrap.servers", &brokers).create().expect("a producer");
-        let produce = |contacts: std::ops::Range<usize>| {
+
+        pub fn produce(&self, contacts: Range<usize>) {
             for number in contacts {
                 let event = identify(&format!("p{number}@example.com"), super::DAY, "m");
-                let record: rdkafka::producer::BaseRecord<'_, str, str> =
-                    rdkafka::producer::BaseRecord::to("segment-events").payload(&event);
-                producer.send(record).map_err(|(error, _)| error).expect("sent");
+                let record: BaseRecord<'_, str, str> = BaseRecord::to("segment-events").payload(&event);
+                self.producer.send(record).map_err(|(error, _)| error).expect("sent");
             }
-            rdkafka::producer::Producer::flush(&producer, std::time::Duration::from_secs(30)).expect("written");
-        };
-        produce(0..20);
-        let mut service = world.runtime.block_on(Service::start(config, false)).expect("started");
-        world.wait("all are delivered", || world.accepted().len() == 20);
-        // From now on each write of ours is refused, many times over.
-        produce(20..40);
-        cluster.request_errors(rdkafka::types::RDKafkaApiKey::Produce, &[error; 8]);
-        world.wait("all are delivered", || world.accepted().len() == 40);
-        let delivered = || service.metrics.settled_in_all(nat_destination::metrics::Outcome::Delivered);
-        world.wait("and remembered", || delivered() == 40);
-        service.stop();
-        world.runtime.block_on(service.ended()).expect("no stage failed");
-        assert_eq!(world.stand_in.requests(), 40);
-        std::mem::forget(cluster); // Taking it down while clients are connected hangs.
+            self.producer.flush(Duration::from_secs(30)).expect("written");
+        }
+
+        pub fn refuse_writes(&self, error: RDKafkaRespErr, times: usize) {
+            self.cluster.request_errors(RDKafkaApiKey::Produce, &vec![error; times]);
+        }
+
+        pub fn metrics(&self) -> &Arc<Metrics> {
+            &self.service.metrics
+        }
+
+        pub fn delivered(&self) -> u64 {
+            self.metrics().settled_in_all(Outcome::Delivered)
+        }
+
+        pub fn stop(&mut self) {
+            self.service.stop();
+            self.world.runtime.block_on(self.service.ended()).expect("no stage failed");
+        }
     }
 }

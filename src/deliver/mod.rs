@@ -56,6 +56,10 @@ const LAST_WRITES: Duration = Duration::from_secs(2);
 /// have been given what was ours.
 const STOOD_STILL: Duration = Duration::from_secs(2);
 
+/// Acceptances that the changelog has not acknowledged, beyond which nothing more is sent: while Kafka takes no writes, a
+/// crash must not make Nat.app be told again of all that there is.
+const MOST_UNREMEMBERED: usize = 1024;
+
 /// A contact's lane, by partition and generation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct LaneId {
@@ -144,6 +148,8 @@ struct Deliver {
     generations: u64,
     schedule: Schedule<LaneId>,
     in_flight: usize,
+    /// Acceptances that the changelog has not acknowledged.
+    unremembered: usize,
     revoking: Option<(Vec<i32>, Instant)>,
     /// What was settled since the feed was last told.
     settled: (usize, usize),
@@ -185,6 +191,7 @@ impl Deliver {
             generations: 0,
             schedule: Schedule::new(),
             in_flight: 0,
+            unremembered: 0,
             revoking: None,
             settled: (0, 0),
             stopped: BTreeSet::new(),
@@ -298,12 +305,16 @@ impl Deliver {
     fn next_wake(&self, next_tick: Instant) -> Instant {
         let retry = self.schedule.next_due();
         // Only where `dispatch` would send one then.
-        let has_ready = !self.stopping && self.schedule.has_ready();
+        let has_ready = !self.stopping && self.schedule.has_ready() && self.remembers_enough();
         let paced = self.pace.next_send().filter(|_| has_ready && self.in_flight < self.pace.limit());
         let has_any = !self.stopping && !self.schedule.is_empty();
         let probe = self.breaker.next_probe().max(self.pace.next_send()).filter(|_| has_any);
         let next = if self.breaker.is_open().is_some() { probe } else { paced };
         [retry, next].into_iter().flatten().fold(next_tick, Instant::min)
+    }
+
+    fn remembers_enough(&self) -> bool {
+        self.unremembered < MOST_UNREMEMBERED.max(4 * self.config.concurrency)
     }
 
     fn is_quiet(&self) -> bool {
@@ -449,6 +460,7 @@ impl Deliver {
     // ── the end of an event ──────────────────────────────────────────────────────────────────────────────────────
 
     fn on_ack(&mut self, ack: Ack<Token>) -> Result<(), KafkaProblem> {
+        self.unremembered -= usize::from(matches!(ack.token.write, Write::Delivered { .. }));
         let Some(token) = self.writes.acknowledged(ack)? else { return Ok(()) };
         let Some(partition) = self.partitions.get_mut(&token.partition).filter(|p| p.generation == token.generation)
         else {
