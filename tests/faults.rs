@@ -225,6 +225,7 @@ fn is_waited_out(error: rdkafka::types::RDKafkaRespErr) {
 
 /// The service on the embedded broker, which can be told to answer errors of our choice; a real one cannot.
 mod embedded {
+    use std::mem::ManuallyDrop;
     use std::ops::Range;
     use std::sync::Arc;
     use std::time::Duration;
@@ -235,7 +236,7 @@ mod embedded {
     use nat_destination::service::Service;
     use rdkafka::ClientConfig;
     use rdkafka::mocking::MockCluster;
-    use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+    use rdkafka::producer::{BaseProducer, BaseRecord, DefaultProducerContext, Producer};
     use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
     use super::super::support::world::{KEY, identify};
@@ -245,14 +246,15 @@ mod embedded {
         service: Service,
         /// Its stand-in is what is wanted of it.
         pub world: World,
-        cluster: MockCluster<'static, rdkafka::producer::DefaultProducerContext>,
+        /// Taking it down while clients are connected hangs.
+        cluster: ManuallyDrop<MockCluster<'static, DefaultProducerContext>>,
         producer: BaseProducer,
     }
 
     impl Embedded {
         pub fn start(behaviour: Behaviour) -> Embedded {
             let world = World::with(1, behaviour);
-            let cluster = MockCluster::new(1).expect("a cluster");
+            let cluster = ManuallyDrop::new(MockCluster::new(1).expect("a cluster"));
             let brokers = cluster.bootstrap_servers();
             let set = [
                 format!("kafka.brokers={brokers}"),
@@ -295,6 +297,12 @@ mod embedded {
         pub fn stop(&mut self) {
             self.service.stop();
             self.world.runtime.block_on(self.service.ended()).expect("no stage failed");
+        }
+    }
+    impl Drop for Embedded {
+        fn drop(&mut self) {
+            // A runtime waits for its threads when it is dropped, and a stage that was not told goes on for ever.
+            self.service.stop();
         }
     }
 }

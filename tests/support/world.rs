@@ -363,17 +363,6 @@ impl Instance {
     /// SIGTERM, and how it ended.
     pub fn stop(mut self) -> (ExitStatus, String) {
         self.signal("-TERM");
-        let pid = self.child.id();
-        std::thread::spawn(move || {
-            std::thread::sleep(Duration::from_secs(9));
-            if std::path::Path::new(&format!("/proc/{pid}")).exists() {
-                let out = Command::new("gdb")
-                    .args(["-p", &pid.to_string(), "-batch", "-ex", "thread apply all bt 25"])
-                    .output()
-                    .unwrap();
-                std::fs::write(format!("/tmp/gdb.{pid}"), out.stdout).unwrap();
-            }
-        });
         let status = self.wait();
         (status, self.log())
     }
