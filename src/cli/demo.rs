@@ -78,7 +78,7 @@ pub async fn run(args: DemoArgs) -> Result<ExitCode, CommandError> {
     println!("Nat destination, the demo: {} records through the real service.", args.records);
     println!("  embedded broker     {} (librdkafka's, in this process)", config.kafka.brokers);
     println!(
-        "  Nat.app stand-in    {}: 3 % answers of 503, 2 % of 429, and one contact that it rejects",
+        "  Nat.app stand-in    {}: 3 % answers of 503, a few of 429, and one contact that it rejects",
         stand_in.url()
     );
     let to_write = config.clone();
