@@ -1,0 +1,66 @@
+//! The `delivered` topic, read by its documented bytes: a record's key is 16 bytes, its value says version (1), kind (1
+//! visit, 2 Engage), when (8 bytes) and from which offset of the queue (8 bytes); more for Engage.
+
+use std::collections::HashMap;
+
+use super::{Court, Judgement};
+use crate::clock::{MILLI, Micros};
+use crate::cluster::Record;
+use crate::events::Fate;
+
+/// One record.
+#[derive(Debug, Clone, Copy)]
+pub struct Entry {
+    /// When the broker appended it.
+    pub appended: Micros,
+    /// When Nat.app had accepted it, as the instance says.
+    pub accepted: Micros,
+}
+
+pub fn read(court: &mut Court<'_>, judgement: &mut Judgement) {
+    let mut at_queue: HashMap<(i32, i64), usize> = HashMap::new();
+    for (number, case) in court.cases.iter().enumerate() {
+        at_queue.extend(case.queued.iter().map(|record| ((record.partition, record.offset), number)));
+    }
+    let mut meanings: HashMap<&[u8], String> = HashMap::new();
+    for record in &court.evidence.topics.delivered {
+        let at = format!("delivered record {}:{}", record.partition, record.offset);
+        let Some((kind, accepted, offset)) = parse(record) else {
+            judgement.wrong(6, format!("{at} is not what is documented: {:?}", record.value));
+            continue;
+        };
+        let Some(number) = at_queue.get(&(record.partition, offset)) else {
+            judgement.wrong(4, format!("{at} names offset {offset} of its queue partition, where there is no record"));
+            continue;
+        };
+        let event = court.cases[*number].event;
+        let (right_kind, meaning) = match &event.fate {
+            Fate::Engage { key, .. } => (2, format!("{} {key}", event.contact)),
+            _ => (1, format!("{} {}", event.contact, event.day)),
+        };
+        let known = meanings.entry(record.key.as_deref().unwrap_or_default()).or_insert_with(|| meaning.clone());
+        if kind != right_kind || *known != meaning {
+            judgement.wrong(4, format!("{at} has the key of {known}, and comes from {meaning}"));
+        }
+        let entry = Entry { appended: record.at, accepted: accepted * MILLI };
+        court.changelog.entry(*number).or_default().push(entry);
+    }
+    court.changelog.values_mut().for_each(|entries| entries.sort_by_key(|entry| entry.appended));
+    judgement.count("changelog records", court.evidence.topics.delivered.len() as u64);
+    for (number, entries) in &court.changelog {
+        let case = &court.cases[*number];
+        let mut accepted = case.requests.iter().map(|request| court.request(*request)).filter(|r| r.accepted());
+        if !accepted.any(|request| request.decided <= entries[0].appended + 5 * MILLI) {
+            judgement.wrong(4, format!("the changelog says that {} was accepted, and it was not", case.name()));
+        }
+    }
+}
+
+/// Kind, Unix milliseconds, offset.
+fn parse(record: &Record) -> Option<(u8, i64, i64)> {
+    let value = record.value.as_deref()?;
+    let word = |at: usize| Some(i64::from_be_bytes(value.get(at..at + 8)?.try_into().ok()?));
+    let right = record.key.as_ref().is_some_and(|key| key.len() == 16)
+        && matches!((value.first(), value.get(1), value.len()), (Some(1), Some(1), 18) | (Some(1), Some(2), 46));
+    right.then_some((*value.get(1)?, word(2)?, word(10)?))
+}
