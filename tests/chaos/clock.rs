@@ -2,7 +2,7 @@
 //! instances' logs, but taken from the monotonic clock, so that it never goes back.
 
 use std::sync::OnceLock;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 pub type Micros = i64;
 
@@ -24,10 +24,6 @@ pub fn tell(at: Micros) -> String {
         Ok(at) => format!("{at:.3}"),
         Err(_) => at.to_string(),
     }
-}
-
-pub fn after(from: Micros, length: Duration) -> Micros {
-    from + length.as_micros() as Micros
 }
 
 /// A stretch of time in which something held.

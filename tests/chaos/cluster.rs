@@ -20,7 +20,7 @@ use crate::plan::{BROKERS, Fault, Kind, SLOTS};
 use crate::proxy::{Link, Passages, Proxy};
 
 /// The tests' own way to start brokers; not all of it is needed here.
-#[allow(dead_code)]
+#[allow(dead_code, unused_imports)]
 #[path = "../support/kafka.rs"]
 mod kafka;
 

@@ -129,6 +129,12 @@ impl Generator {
         }
     }
 
+    /// From now on nothing but good visits, each to a contact-day of its own.
+    pub fn calm_down(&mut self) {
+        let (engage, pairs, filtered, invalid, batches, refused) = (0, 0, 0, 0, 0, 0);
+        self.mix = Mix { engage, pairs, filtered, invalid, batches, refused, repeated: 0, failing_every: 0 };
+    }
+
     /// The next record.
     pub fn record(&mut self) -> Produced {
         let mut record = self.waiting.pop().unwrap_or_else(|| self.think());

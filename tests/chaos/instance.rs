@@ -20,7 +20,7 @@ use crate::nat::{API_KEY, TIMEOUT};
 use crate::plan::SLOTS;
 
 /// The instances' `retry.max_elapsed`.
-pub const MAX_ELAPSED: Duration = Duration::from_secs(30);
+pub const MAX_ELAPSED: Duration = Duration::from_secs(15);
 /// How soon one that ended by itself is started again, as a service manager would.
 const RESTART: Micros = 300 * MILLI;
 /// `shutdown.timeout`, and how long the program may take in all after a SIGTERM.

@@ -148,6 +148,13 @@ impl Nat {
         (state.log.len(), state.log.iter().filter(|request| request.accepted()).count())
     }
 
+    /// Whether a contact that always fails was tried since then.
+    pub fn failing_since(&self, since: Micros) -> bool {
+        let state = self.state();
+        let late = state.log.iter().rev().take_while(|request| request.decided >= since);
+        late.filter_map(|request| request.said.as_ref()).any(|said| said.email.starts_with(FAILING_CONTACT))
+    }
+
     pub fn apply(&self, id: usize, fault: Fault) {
         self.state().faults.insert(id, fault);
     }

@@ -112,10 +112,6 @@ pub struct Fault {
 }
 
 impl Fault {
-    pub fn end(&self) -> Duration {
-        self.at + self.length
-    }
-
     pub fn tell(&self) -> String {
         let (name, slot, broker) = (self.kind.name(), self.slot, self.broker + 1);
         match self.kind {

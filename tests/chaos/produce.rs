@@ -1,7 +1,7 @@
 //! Segment's part: writes the events at a steady rate on a connection that no fault touches but a broker's own. What the
 //! brokers have not acknowledged in the end is not counted as produced.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -13,6 +13,13 @@ use rdkafka::message::{DeliveryResult, Header, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer};
 
 use crate::events::{Generator, Produced};
+
+/// What the thread is told.
+const FULL: u8 = 0;
+const CALM: u8 = 1;
+const STOP: u8 = 2;
+/// Records a second when calm.
+const CALM_RATE: f64 = 30.0;
 
 /// How long the last acknowledgements are waited for.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -39,7 +46,7 @@ impl ProducerContext for Context {
 }
 
 pub struct Production {
-    stop: Arc<AtomicBool>,
+    pace: Arc<AtomicU8>,
     sent: Arc<AtomicUsize>,
     acknowledged: Arc<Acknowledged>,
     thread: JoinHandle<Result<Vec<Produced>, KafkaError>>,
@@ -55,10 +62,16 @@ impl Production {
         let acknowledged = Arc::new(Acknowledged::default());
         client.set("enable.idempotence", "true").set("message.timeout.ms", "0").set("linger.ms", "5");
         let producer = client.create_with_context(Context(Arc::clone(&acknowledged)))?;
-        let (stop, sent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
-        let (stopped, count) = (Arc::clone(&stop), Arc::clone(&sent));
-        let thread = std::thread::spawn(move || produce(&producer, &topic, rate, generator, &stopped, &count));
-        Ok(Production { stop, sent, acknowledged, thread })
+        let (pace, sent) = (Arc::new(AtomicU8::new(FULL)), Arc::new(AtomicUsize::new(0)));
+        let (told, count) = (Arc::clone(&pace), Arc::clone(&sent));
+        let thread = std::thread::spawn(move || produce(&producer, &topic, rate, generator, &told, &count));
+        Ok(Production { pace, sent, acknowledged, thread })
+    }
+
+    /// From now on a trickle of good events. Without any, contacts that always fail would be all that Nat.app hears, and
+    /// that looks like an outage: the circuit opens, and their patience stands still.
+    pub fn calm_down(&self) {
+        self.pace.store(CALM, Ordering::Release);
     }
 
     /// Sent and acknowledged so far.
@@ -68,7 +81,7 @@ impl Production {
 
     /// Blocks until everything is acknowledged. What was sent, and how much of it is in Kafka.
     pub fn end(self) -> Result<(Vec<Produced>, usize), String> {
-        self.stop.store(true, Ordering::Release);
+        self.pace.store(STOP, Ordering::Release);
         let produced = self.thread.join().map_err(|_| "the producer has crashed")?;
         let produced = produced.map_err(|error| format!("the source topic cannot be written: {error}"))?;
         if let Some(error) = self.acknowledged.failed.lock().expect("unpoisoned").take() {
@@ -83,13 +96,22 @@ fn produce(
     topic: &str,
     rate: u32,
     mut generator: Generator,
-    stop: &AtomicBool,
+    pace: &AtomicU8,
     sent: &AtomicUsize,
 ) -> Result<Vec<Produced>, KafkaError> {
-    let (began, mut produced) = (Instant::now(), Vec::new());
-    while !stop.load(Ordering::Acquire) {
-        let due = (began.elapsed().as_secs_f64() * f64::from(rate)) as usize;
-        while produced.len() < due {
+    let (mut last, mut due, mut produced) = (Instant::now(), 0.0, Vec::new());
+    loop {
+        let rate = match pace.load(Ordering::Acquire) {
+            FULL => f64::from(rate),
+            CALM => CALM_RATE,
+            _ => break,
+        };
+        if rate == CALM_RATE {
+            generator.calm_down();
+        }
+        due += last.elapsed().as_secs_f64() * rate;
+        last = Instant::now();
+        while (produced.len() as f64) < due {
             let record = generator.record();
             send(producer, topic, &record)?;
             produced.push(record);

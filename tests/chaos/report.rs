@@ -87,14 +87,14 @@ impl Report {
         let _ = writeln!(text, "{total} faults, {} protocol; healed in {:.1} s", self.protocol, self.healed.as_secs_f64());
         table(&mut text, "faults", self.faults.iter());
         table(&mut text, "ends of lives", self.lives.iter());
-        self.last_words.iter().take(EXAMPLES).for_each(|words| drop(writeln!(text, "    {words}")));
+        lines(&mut text, self.last_words.iter().take(EXAMPLES).map(|words| format!("    {words}")));
         table(&mut text, "requests by decision and end of the answer", self.answers.iter());
         table(&mut text, "events", judgement.figures.iter());
         table(&mut text, "dead letters", judgement.letters.iter());
         let doubled: usize = judgement.doubled.values().sum();
         let _ = writeln!(text, "accepted again: {doubled}");
-        judgement.doubled.iter().for_each(|(reason, count)| drop(writeln!(text, "{count:>9}  {reason}")));
-        judgement.notes.iter().for_each(|note| drop(writeln!(text, "note: {note}")));
+        lines(&mut text, judgement.doubled.iter().map(|(reason, count)| format!("{count:>9}  {reason}")));
+        lines(&mut text, judgement.notes.iter().map(|note| format!("note: {note}")));
         let _ = writeln!(text, "lost: {}", judgement.lost);
         self.verdict(&mut text);
         text
@@ -111,7 +111,7 @@ impl Report {
             if !of_it.is_empty() {
                 let _ = writeln!(text, "statement {statement}: {} violations", of_it.len());
             }
-            of_it.iter().take(EXAMPLES).for_each(|violation| drop(writeln!(text, "  - {}", violation.what)));
+            lines(text, of_it.iter().take(EXAMPLES).map(|violation| format!("  - {}", violation.what)));
         }
         let mutant = self.mutant.as_deref().map(|name| format!(" (mutant {name})")).unwrap_or_default();
         let _ = writeln!(text, "WRONG{mutant}: {} violations. Seed {}: {}", violations.len(), self.seed, self.command);
@@ -154,5 +154,12 @@ fn table<K: std::fmt::Display, V: std::fmt::Display>(
     rows: impl Iterator<Item = (K, V)>,
 ) {
     let _ = writeln!(text, "{title}:");
-    rows.for_each(|(name, count)| drop(writeln!(text, "{count:>9}  {name}")));
+    lines(text, rows.map(|(name, count)| format!("{count:>9}  {name}")));
+}
+
+fn lines(text: &mut String, lines: impl Iterator<Item = String>) {
+    for line in lines {
+        text.push_str(&line);
+        text.push('\n');
+    }
 }

@@ -21,6 +21,8 @@ use crate::report::Report;
 
 /// How long the groups may take to catch up once all faults are off.
 const HEALING: Duration = Duration::from_secs(120);
+/// Records that may be behind in a trickle.
+const CALM_LAG: i64 = 200;
 const START: Duration = Duration::from_secs(90);
 /// From a SIGTERM, without faults.
 const ENDING: Duration = Duration::from_secs(25);
@@ -96,9 +98,10 @@ pub async fn run(world: &World, settings: &Settings) -> Result<Report, String> {
     let run = Run::begin(world, settings, &prefix, &directory).await?;
     let production = run.produce()?;
     let happened = run.fault_phase(&production).await;
+    let healing = Instant::now();
+    run.calm(&production).await;
     let produced = tokio::task::spawn_blocking(move || production.end()).await.map_err(|error| error.to_string())?;
     let (produced, acknowledged) = produced?;
-    let healing = Instant::now();
     let stuck = run.heal().await;
     let healed = healing.elapsed();
     let exits = run.end().await;
@@ -248,10 +251,30 @@ impl<'a> Run<'a> {
 
     // ── the end ──────────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// All faults are off: everything has to be settled. Returns what is behind if that does not come about.
-    async fn heal(&self) -> Option<String> {
+    /// All faults are off. Until the backlog is worked off and the contacts that always fail are given up, a trickle of
+    /// good events goes on.
+    async fn calm(&self, production: &Production) {
         (self.settings.instances..SLOTS).for_each(|slot| self.instances.terminate(slot));
         (0..self.settings.instances).for_each(|slot| self.instances.want(slot));
+        production.calm_down();
+        let mut told = Instant::now();
+        let began = Instant::now();
+        while began.elapsed() < HEALING {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            let lag = self.lag().await;
+            let quiet = !self.world.nat.failing_since(clock::now() - 4 * clock::SECOND);
+            if quiet && lag.is_ok_and(|(source, queue)| source + queue < CALM_LAG) {
+                return;
+            }
+            if told.elapsed() > Duration::from_secs(5) {
+                told = Instant::now();
+                self.tell(Some(production)).await;
+            }
+        }
+    }
+
+    /// Now everything has to be settled. Returns what is behind if that does not come about.
+    async fn heal(&self) -> Option<String> {
         let began = Instant::now();
         let mut told = Instant::now();
         loop {

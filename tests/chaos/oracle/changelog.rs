@@ -13,8 +13,6 @@ use crate::events::Fate;
 pub struct Entry {
     /// When the broker appended it.
     pub appended: Micros,
-    /// When Nat.app had accepted it, as the instance says.
-    pub accepted: Micros,
 }
 
 pub fn read(court: &mut Court<'_>, judgement: &mut Judgement) {
@@ -42,8 +40,11 @@ pub fn read(court: &mut Court<'_>, judgement: &mut Judgement) {
         if kind != right_kind || *known != meaning {
             judgement.wrong(4, format!("{at} has the key of {known}, and comes from {meaning}"));
         }
-        let entry = Entry { appended: record.at, accepted: accepted * MILLI };
-        court.changelog.entry(*number).or_default().push(entry);
+        // It says itself when that was, to the millisecond.
+        if (accepted - record.at / MILLI).abs() > 3_600_000 {
+            judgement.wrong(4, format!("{at} says that it was accepted at {accepted}, and was appended at {}", record.at));
+        }
+        court.changelog.entry(*number).or_default().push(Entry { appended: record.at });
     }
     court.changelog.values_mut().for_each(|entries| entries.sort_by_key(|entry| entry.appended));
     judgement.count("changelog records", court.evidence.topics.delivered.len() as u64);

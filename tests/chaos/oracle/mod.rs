@@ -14,7 +14,7 @@ use rdkafka::error::KafkaError;
 
 use crate::clock::{self, MILLI, Micros, SECOND};
 use crate::cluster::{Cluster, PARTITIONS, Record};
-use crate::events::{Event, Fate, NUMBER, Produced, SOURCE_PARTITIONS};
+use crate::events::{Event, NUMBER, Produced, SOURCE_PARTITIONS};
 use crate::instance::Life;
 use crate::nat::Request;
 use crate::run::Happened;
@@ -286,9 +286,4 @@ fn tenures(life: &Life) -> Vec<(Micros, Vec<i32>)> {
         Some((at.as_microsecond(), numbers.collect()))
     };
     lines.filter_map(tenure).collect()
-}
-
-/// Whether Nat.app may be told of it at all.
-pub fn is_deliverable(fate: &Fate) -> bool {
-    matches!(fate, Fate::Visit { .. } | Fate::Engage { .. })
 }
