@@ -24,13 +24,16 @@ use crate::proxy::{Link, Passages, Proxy};
 #[path = "../support/kafka.rs"]
 mod kafka;
 
+/// Of a topic or a broker: name and value.
+type Properties<'a> = &'a [(&'a str, &'a str)];
+
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Of the queue, the changelog and the dead letters.
 pub const PARTITIONS: i32 = 6;
 /// How long a member of a group may be silent.
 pub const SESSION: Duration = Duration::from_secs(4);
 
-const PROPERTIES: &[(&str, &str)] = &[
+const PROPERTIES: Properties<'static> = &[
     ("group.consumer.session.timeout.ms", "4000"),
     ("group.consumer.heartbeat.interval.ms", "500"),
     ("min.insync.replicas", "2"),
@@ -160,7 +163,7 @@ impl Cluster {
         let admin: AdminClient<DefaultClientContext> = self.client().create().map_err(|error| error.to_string())?;
         let append_time = ("message.timestamp.type", "LogAppendTime");
         let week = ("retention.ms", "604800000");
-        let topics: [(String, i32, &[(&str, &str)]); 4] = [
+        let topics: [(String, i32, Properties<'_>); 4] = [
             (format!("{prefix}-source"), SOURCE_PARTITIONS, &[]),
             (format!("{prefix}.queue"), PARTITIONS, &[append_time, week, ("max.message.bytes", "16777216")]),
             (
@@ -224,7 +227,9 @@ impl Cluster {
     pub fn progress(&self, group: &str, topic: &str, partitions: i32) -> Result<Progress, KafkaError> {
         let reader = self.reader(group)?;
         let mut list = TopicPartitionList::new();
-        (0..partitions).for_each(|partition| drop(list.add_partition(topic, partition)));
+        for partition in 0..partitions {
+            list.add_partition(topic, partition);
+        }
         let timeout = Duration::from_secs(5);
         let committed = reader.committed_offsets(list, timeout)?;
         let mut progress = Progress::new();

@@ -28,9 +28,14 @@ pub enum Nature {
 pub enum Fate {
     Filtered,
     Invalid(&'static str),
-    Visit { nature: Nature },
+    Visit {
+        nature: Nature,
+    },
     /// Sent if the value differs from the last one accepted of this contact and key.
-    Engage { key: String, value: Value },
+    Engage {
+        key: String,
+        value: Value,
+    },
 }
 
 #[derive(Debug, Clone)]
@@ -115,7 +120,7 @@ impl Generator {
             // Some belong to contacts that also visit, so that both share a lane.
             contact: format!("person{}@{MARKER}", number / 2),
             key: format!("computed_{}", number % 2),
-            value: if number % 2 == 0 { Value::Bool(false) } else { json!(0) },
+            value: if number.is_multiple_of(2) { Value::Bool(false) } else { json!(0) },
         };
         Generator {
             random: Rng::with_seed(seed),
@@ -306,7 +311,14 @@ impl Generator {
         };
         let partition = number as i32 / 2 % SOURCE_PARTITIONS;
         let key = Some(contact.clone().into_bytes());
-        Produced { partition, key, value: Some(event.text.clone()), headers: Vec::new(), events: vec![event], batch: false }
+        Produced {
+            partition,
+            key,
+            value: Some(event.text.clone()),
+            headers: Vec::new(),
+            events: vec![event],
+            batch: false,
+        }
     }
 
     // ── what Nat.app must not see ────────────────────────────────────────────────────────────────────────────────

@@ -54,6 +54,9 @@ struct Arguments {
     /// Keep the directory of logs even if everything is right
     #[arg(long)]
     keep: bool,
+    /// Print the plan and end
+    #[arg(long)]
+    plan: bool,
     /// Where to write the figures
     #[arg(long)]
     json: Option<PathBuf>,
@@ -90,6 +93,13 @@ async fn all(arguments: &Arguments) -> Result<bool, String> {
         (Some(name), false) => vec![mutant::of(name)?],
         (None, false) => Vec::new(),
     };
+    if arguments.plan {
+        settings
+            .faults
+            .iter()
+            .for_each(|f| println!("{:7.3} s for {:6.3} s  {}", f.at.as_secs_f64(), f.length.as_secs_f64(), f.tell()));
+        return Ok(true);
+    }
     let world = World::start().await?;
     if mutants.is_empty() {
         let report = run::run(&world, &settings).await?;

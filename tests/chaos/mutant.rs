@@ -15,13 +15,8 @@ pub enum Mutant {
     ForgetLaneOrder,
 }
 
-pub const ALL: [Mutant; 5] = [
-    Mutant::CommitHighest,
-    Mutant::MarkOnReceipt,
-    Mutant::SkipRestoreTail,
-    Mutant::DropOn401,
-    Mutant::ForgetLaneOrder,
-];
+pub const ALL: [Mutant; 5] =
+    [Mutant::CommitHighest, Mutant::MarkOnReceipt, Mutant::SkipRestoreTail, Mutant::DropOn401, Mutant::ForgetLaneOrder];
 
 pub fn of(name: &str) -> Result<Mutant, String> {
     let names: Vec<_> = ALL.iter().map(|mutant| mutant.name()).collect();

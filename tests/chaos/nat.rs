@@ -393,7 +393,7 @@ impl Connection {
             }
             End::Cut => {
                 // No byte, or half of the status line.
-                let half = if answer.len() % 2 == 0 { 0 } else { 7 };
+                let half = if answer.len().is_multiple_of(2) { 0 } else { 7 };
                 let _ = self.stream.write_all(&answer[..half]).await;
             }
             _ => return self.hand_over(answer, passage).await,

@@ -77,10 +77,7 @@ impl Kind {
     }
 
     pub fn is_of_an_instance(self) -> bool {
-        matches!(
-            self,
-            Kind::Kill | Kind::Terminate | Kind::StopShort | Kind::StopLong | Kind::Add | Kind::Remove
-        )
+        matches!(self, Kind::Kill | Kind::Terminate | Kind::StopShort | Kind::StopLong | Kind::Add | Kind::Remove)
     }
 
     pub fn is_of_a_broker(self) -> bool {
@@ -212,4 +209,3 @@ impl Drawing {
         Some((slot, broker))
     }
 }
-

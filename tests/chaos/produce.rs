@@ -125,9 +125,10 @@ fn produce(
 
 fn send(producer: &ThreadedProducer<Context>, topic: &str, record: &Produced) -> Result<(), KafkaError> {
     loop {
-        let headers = record.headers.iter().fold(OwnedHeaders::new(), |headers, (key, value)| {
-            headers.insert(Header { key, value: value.as_deref() })
-        });
+        let headers = record
+            .headers
+            .iter()
+            .fold(OwnedHeaders::new(), |headers, (key, value)| headers.insert(Header { key, value: value.as_deref() }));
         let mut outgoing: BaseRecord<'_, [u8], [u8]> =
             BaseRecord::to(topic).partition(record.partition).headers(headers);
         outgoing.key = record.key.as_deref();

@@ -84,7 +84,8 @@ impl Report {
         let mut text = String::from("\n");
         let judgement = &self.judgement;
         let total: usize = self.faults.values().sum();
-        let _ = writeln!(text, "{total} faults, {} protocol; healed in {:.1} s", self.protocol, self.healed.as_secs_f64());
+        let _ =
+            writeln!(text, "{total} faults, {} protocol; healed in {:.1} s", self.protocol, self.healed.as_secs_f64());
         table(&mut text, "faults", self.faults.iter());
         table(&mut text, "ends of lives", self.lives.iter());
         lines(&mut text, self.last_words.iter().take(EXAMPLES).map(|words| format!("    {words}")));
@@ -115,7 +116,11 @@ impl Report {
         }
         let mutant = self.mutant.as_deref().map(|name| format!(" (mutant {name})")).unwrap_or_default();
         let _ = writeln!(text, "WRONG{mutant}: {} violations. Seed {}: {}", violations.len(), self.seed, self.command);
-        let _ = writeln!(text, "logs, requests.jsonl and violations.txt: {}", self.directory.display());
+        let _ = writeln!(
+            text,
+            "logs, faults.txt, requests.jsonl, changelog.txt and violations.txt: {}",
+            self.directory.display()
+        );
         let all: String = violations.iter().map(|v| format!("{}: {}\n", v.statement, v.what)).collect();
         let _ = std::fs::write(self.directory.join("violations.txt"), all);
     }

@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 use crate::clock::{self, Micros, Window};
 use crate::cluster::{Cluster, PARTITIONS, behind};
 use crate::events::{Generator, Mix, SOURCE_PARTITIONS};
-use crate::instance::{Ended, Instances, Setup};
+use crate::instance::{Ended, Instances, Life, Setup};
 use crate::nat::Nat;
 use crate::oracle::{self, Evidence};
 use crate::plan::{Fault, Kind, SLOTS};
@@ -108,9 +108,11 @@ pub async fn run(world: &World, settings: &Settings) -> Result<Report, String> {
     let lives = run.instances.lives();
     let requests = world.nat.log();
     write_requests(&directory, &requests);
+    write_faults(&directory, &happened, &lives);
     let cluster = Arc::clone(&world.cluster);
     let topics = tokio::task::spawn_blocking(move || oracle::Topics::read(&cluster, &prefix)).await;
     let topics = topics.map_err(|error| error.to_string())?.map_err(|error| format!("reading the topics: {error}"))?;
+    oracle::write(&topics, &directory.join("changelog.txt")).map_err(|error| error.to_string())?;
     let evidence = Evidence { produced, acknowledged, topics, requests, lives, happened, stuck, exits };
     let judgement = oracle::judge(&evidence);
     let report = Report::new(settings, &evidence, judgement, healed, &directory);
@@ -309,10 +311,12 @@ impl<'a> Run<'a> {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         let since = clock::now() - began.elapsed().as_micros() as Micros;
-        let wrong = |life: &crate::instance::Life| match life.ended {
+        let wrong = |life: &Life| match life.ended {
             Some((at, _)) if at < since => None,
             Some((_, Ended::Told(Some(0)))) => None,
-            how => Some(format!("life {} did not end with 0 on SIGTERM: {how:?}, see {}", life.number, life.log.display())),
+            how => {
+                Some(format!("life {} did not end with 0 on SIGTERM: {how:?}, see {}", life.number, life.log.display()))
+            }
         };
         self.instances.lives().iter().filter_map(wrong).collect()
     }
@@ -368,6 +372,23 @@ async fn carry_out(id: usize, fault: Fault, cluster: Arc<Cluster>, nat: Arc<Nat>
             nat.lift(id);
         }
     }
+}
+
+/// When each fault and each life began and ended, in the order of the beginnings.
+fn write_faults(directory: &Path, happened: &[Happened], lives: &[Life]) {
+    let told = |window: Window, what: String| {
+        let to = if window.to == Micros::MAX { "…".to_owned() } else { clock::tell(window.to) };
+        (window.from, format!("{}  {to}  {what}\n", clock::tell(window.from)))
+    };
+    let mut lines: Vec<_> = happened.iter().map(|happened| told(happened.window, happened.fault.tell())).collect();
+    for life in lives {
+        let window = Window { from: life.began, to: life.ended.map_or(Micros::MAX, |(at, _)| at) };
+        lines.push(told(window, format!("life {} slot {} {:?}", life.number, life.slot, life.ended)));
+        lines.extend(life.stops.iter().map(|stop| told(*stop, format!("life {} stopped", life.number))));
+    }
+    lines.sort();
+    let text: String = lines.into_iter().map(|(_, line)| line).collect();
+    let _ = std::fs::write(directory.join("faults.txt"), text);
 }
 
 /// One line a request, for whoever follows up a violation.

@@ -452,7 +452,6 @@ fn is_alive(pid: u32) -> bool {
     stat.rsplit_once(") ").is_some_and(|(_, state)| !state.starts_with('Z'))
 }
 
-
 // A program that borrows this file finds its tests beside it too.
 #[cfg(test)]
 #[path = "kafka/tests.rs"]

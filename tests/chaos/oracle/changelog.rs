@@ -2,9 +2,13 @@
 //! visit, 2 Engage), when (8 bytes) and from which offset of the queue (8 bytes); more for Engage.
 
 use std::collections::HashMap;
+use std::path::Path;
+use std::{fs, io};
 
-use super::{Court, Judgement};
-use crate::clock::{MILLI, Micros};
+use serde_json::Value;
+
+use super::{Court, Judgement, Topics};
+use crate::clock::{self, MILLI, Micros};
 use crate::cluster::Record;
 use crate::events::Fate;
 
@@ -42,7 +46,8 @@ pub fn read(court: &mut Court<'_>, judgement: &mut Judgement) {
         }
         // It says itself when that was, to the millisecond.
         if (accepted - record.at / MILLI).abs() > 3_600_000 {
-            judgement.wrong(4, format!("{at} says that it was accepted at {accepted}, and was appended at {}", record.at));
+            judgement
+                .wrong(4, format!("{at} says that it was accepted at {accepted}, and was appended at {}", record.at));
         }
         court.changelog.entry(*number).or_default().push(Entry { appended: record.at });
     }
@@ -55,6 +60,32 @@ pub fn read(court: &mut Court<'_>, judgement: &mut Judgement) {
             judgement.wrong(4, format!("the changelog says that {} was accepted, and it was not", case.name()));
         }
     }
+}
+
+/// One line a record, in the order of their appending, for whoever follows up a violation.
+pub fn write(topics: &Topics, path: &Path) -> io::Result<()> {
+    let ids = topics.queue.iter().map(|record| {
+        let value = serde_json::from_slice(record.value.as_deref().unwrap_or_default()).unwrap_or(Value::Null);
+        let id = value["messageId"].as_str().or(value["MessageId"].as_str()).unwrap_or_default().to_owned();
+        ((record.partition, record.offset), id)
+    });
+    let ids: HashMap<_, _> = ids.collect();
+    let mut lines: Vec<_> = topics
+        .delivered
+        .iter()
+        .map(|record| {
+            let (kind, accepted, offset) = parse(record).unwrap_or_default();
+            let id = ids.get(&(record.partition, offset)).map_or("", String::as_str);
+            let (appended, accepted) = (clock::tell(record.at), clock::tell(accepted * MILLI));
+            let at = format!("{}:{}", record.partition, record.offset);
+            (
+                record.at,
+                format!("{appended}  {at}  kind {kind}, accepted {accepted}, from queue offset {offset}  {id}\n"),
+            )
+        })
+        .collect();
+    lines.sort();
+    fs::write(path, lines.into_iter().map(|(_, line)| line).collect::<String>())
 }
 
 /// Kind, Unix milliseconds, offset.

@@ -47,7 +47,9 @@ pub fn judge(court: &Court<'_>, judgement: &mut Judgement) {
     if dead > letters {
         judgement.wrong(5, format!("{dead} dead letters counted, {letters} in the topic"));
     } else if inexact.is_empty() && dead != letters {
-        judgement.notes.push(format!("{dead} dead letters counted, {letters} in the topic: some acknowledgements were lost"));
+        judgement
+            .notes
+            .push(format!("{dead} dead letters counted, {letters} in the topic: some acknowledgements were lost"));
     }
 }
 
@@ -71,8 +73,7 @@ fn account(life: &Life) -> Account {
             last_words: true,
         })
     });
-    let settled =
-        |outcome: &str| life.metric("nat_destination_events_total", &[&format!("outcome=\"{outcome}\"")]);
+    let settled = |outcome: &str| life.metric("nat_destination_events_total", &[&format!("outcome=\"{outcome}\"")]);
     words.unwrap_or_else(|| Account {
         received: life.metric("nat_destination_events_received_total", &[]),
         queued: life.metric("nat_destination_events_queued_total", &[]),

@@ -12,14 +12,15 @@ use std::collections::{BTreeMap, HashMap};
 
 use rdkafka::error::KafkaError;
 
-use crate::clock::{self, MILLI, Micros, SECOND};
+use crate::clock::{self, MILLI, Micros, SECOND, Window};
 use crate::cluster::{Cluster, PARTITIONS, Record};
 use crate::events::{Event, NUMBER, Produced, SOURCE_PARTITIONS};
 use crate::instance::Life;
 use crate::nat::Request;
+use crate::plan::Kind;
 use crate::run::Happened;
 
-pub use changelog::Entry;
+pub use changelog::{Entry, write};
 
 /// Everything in the four topics.
 pub struct Topics {
@@ -209,7 +210,8 @@ impl<'a> Court<'a> {
             match self.by_id.get(said.id.as_str()) {
                 Some(case) => self.cases[*case].requests.push(number),
                 None => {
-                    let told = format!("life {} sent event {:?} at {at}, which was not produced", request.life, said.id);
+                    let told =
+                        format!("life {} sent event {:?} at {at}, which was not produced", request.life, said.id);
                     judgement.wrong(1, told);
                 }
             }
@@ -243,13 +245,18 @@ impl<'a> Court<'a> {
     /// Whether the life could not reach a broker, or a broker had trouble of its own, between these times. What a fault
     /// leaves behind (a leader that moves, a client that waits before it connects again) goes on for a few seconds.
     pub fn kafka_trouble(&self, life: usize, from: Micros, to: Micros) -> bool {
+        self.kafka_troubles(life).iter().any(|window| window.overlaps(from - 5 * SECOND, to))
+    }
+
+    /// Faults of brokers, and of this life's roads to them.
+    pub fn kafka_troubles(&self, life: usize) -> Vec<Window> {
         let slot = self.life(life).map(|life| life.slot);
-        self.evidence.happened.iter().any(|Happened { fault, window }| {
-            let kind = fault.kind;
-            let all = kind.is_of_a_broker() || kind == crate::plan::Kind::CutBrokerForAll;
-            let concerns = all || (kind.is_of_the_road_to_kafka() && Some(fault.slot) == slot);
-            concerns && window.overlaps(from - 5 * SECOND, to)
-        })
+        let concerns = |happened: &&Happened| {
+            let (kind, of) = (happened.fault.kind, happened.fault.slot);
+            let all = kind.is_of_a_broker() || kind == Kind::CutBrokerForAll;
+            all || (kind.is_of_the_road_to_kafka() && Some(of) == slot)
+        };
+        self.evidence.happened.iter().filter(concerns).map(|happened| happened.window).collect()
     }
 
     pub fn stopped(&self, life: usize, from: Micros, to: Micros) -> bool {

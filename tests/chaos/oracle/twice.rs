@@ -7,7 +7,7 @@ use super::{Court, Judgement};
 use crate::clock::{self, MILLI, Micros, SECOND};
 use crate::cluster::SESSION;
 use crate::events::Fate;
-use crate::instance::{Ended, Life};
+use crate::instance::Ended;
 use crate::nat::{End, Request};
 
 /// Between the brokers' clock and ours, and for what an instance has begun already.
@@ -111,8 +111,8 @@ impl Trial<'_, '_> {
         second_case: usize,
     ) -> Result<&'static str, (u8, String)> {
         let court = self.court;
-        if let Some(zombie) = court.life(second.life).and_then(|life| zombie(life, second.arrived)) {
-            return Ok(zombie);
+        if is_zombie(court, second) {
+            return Ok("zombie: woken after its session had ended");
         }
         let partition = court.partition(&court.cases[second_case]);
         let given = partition.and_then(|partition| court.given(second.life, partition, second.began));
@@ -131,7 +131,11 @@ impl Trial<'_, '_> {
         let unheard = died(court, first.life, first.decided, second.began).is_some()
             || court.stopped(first.life, first.decided, second.began)
             || court.kafka_trouble(first.life, first.decided, appended);
-        if changed_hands && unheard && court.kafka_trouble(second.life, appended, since) && since - appended < 10 * SECOND {
+        if changed_hands
+            && unheard
+            && court.kafka_trouble(second.life, appended, since)
+            && since - appended < 10 * SECOND
+        {
             return Ok("appended to the changelog, not acknowledged in a broker's trouble");
         }
         let told = format!(
@@ -170,9 +174,22 @@ fn died(court: &Court<'_>, life: usize, from: Micros, to: Micros) -> Option<&'st
     }
 }
 
-/// One that was stopped for longer than its session and sends on when it wakes, before it hears that it was put out.
-fn zombie(life: &Life, arrived: Micros) -> Option<&'static str> {
-    let session = SESSION.as_micros() as Micros;
-    let woke = |stop: &&clock::Window| stop.to - stop.from >= session && (stop.to..stop.to + SECOND).contains(&arrived);
-    life.stops.iter().find(woke).map(|_| "zombie: woken after its session had ended")
+/// One that was stopped, wakes after its session has ended, and sends on before it hears that it was put out. It may have
+/// been cut from Kafka already when it was stopped: its session has run since then.
+fn is_zombie(court: &Court<'_>, request: &Request) -> bool {
+    const AWAKE: Micros = SECOND;
+    /// From a road that is whole again to the next heartbeat.
+    const RECONNECTING: Micros = 1_500 * MILLI;
+    let Some(life) = court.life(request.life) else { return false };
+    let Some(stop) = life.stops.iter().find(|stop| (stop.to..stop.to + AWAKE).contains(&request.arrived)) else {
+        return false;
+    };
+    let mut silent_since = stop.from;
+    let troubles = court.kafka_troubles(request.life);
+    while let Some(earlier) =
+        troubles.iter().find(|window| window.from < silent_since && silent_since <= window.to + RECONNECTING)
+    {
+        silent_since = earlier.from;
+    }
+    stop.to - silent_since >= SESSION.as_micros() as Micros
 }
