@@ -29,10 +29,13 @@ pub struct Config {
     pub deliver: Limits,
     pub ingest: Limits,
     pub concurrency: usize,
+    /// Requests a second; 0: no limit.
+    pub rate_limit: u32,
     pub retry: Retry,
     pub circuit: Circuit,
     pub admin_listen: SocketAddr,
     pub shutdown_timeout: Duration,
+    pub watchdog_timeout: Duration,
     pub log: Log,
 }
 
@@ -42,6 +45,14 @@ pub struct Kafka {
     pub timeout: Duration,
     /// librdkafka's own properties.
     pub properties: BTreeMap<String, String>,
+}
+
+impl Kafka {
+    /// How long a group waits for a member, where the client says so; by the new protocol the brokers do.
+    pub fn session_timeout(&self) -> Option<Duration> {
+        let millis = self.properties.get("session.timeout.ms")?.parse().ok()?;
+        Some(Duration::from_millis(millis))
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -125,6 +136,8 @@ pub struct Retry {
 #[derive(Debug, Clone, Copy)]
 pub struct Circuit {
     pub failures: u32,
+    /// 0: no guard.
+    pub rejections: usize,
     pub probe_interval: Duration,
     pub max_probe_interval: Duration,
 }
@@ -184,6 +197,7 @@ impl Config {
             deliver: limits("deliver"),
             ingest: limits("ingest"),
             concurrency: resolved.number("deliver.concurrency") as usize,
+            rate_limit: resolved.number("deliver.rate_limit") as u32,
             retry: Retry {
                 initial_interval: resolved.duration("retry.initial_interval"),
                 max_interval: resolved.duration("retry.max_interval"),
@@ -191,6 +205,7 @@ impl Config {
             },
             circuit: Circuit {
                 failures: resolved.number("circuit.failures") as u32,
+                rejections: resolved.number("circuit.rejections") as usize,
                 probe_interval: resolved.duration("circuit.probe_interval"),
                 max_probe_interval: resolved.duration("circuit.max_probe_interval"),
             },
@@ -199,6 +214,7 @@ impl Config {
                 .parse()
                 .unwrap_or_else(|_| SocketAddr::from(([127, 0, 0, 1], 9600))),
             shutdown_timeout: resolved.duration("shutdown.timeout"),
+            watchdog_timeout: resolved.duration("watchdog.timeout"),
             log: Log { format: resolved.text("log.format"), level: resolved.text("log.level") },
         }
     }

@@ -1,24 +1,30 @@
 //! The lag watch: asks the brokers for the ends of the partitions that this instance has, and tells how far behind it
 //! is. On a thread and a client of its own, so that the answer is true while the stages' consumers are paused.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use crate::config::Config;
-use crate::kafka::{Context, admin_config};
+use crate::kafka::{Context, KafkaProblem, admin_config};
 use crate::metrics::{Metrics, set_age};
 use crate::stage::{Position, StageStatus, Stop};
 
 const EVERY: Duration = Duration::from_secs(2);
 
-/// Starts the watch; it ends when the stages are told to.
-pub fn watch(config: Arc<Config>, metrics: Arc<Metrics>, stages: Vec<watch::Receiver<StageStatus>>, stop: Stop) {
+/// Starts the watch; it ends when the stages are told to. Tells of a topic that is not what it was.
+pub fn watch(
+    config: Arc<Config>,
+    metrics: Arc<Metrics>,
+    stages: Vec<watch::Receiver<StageStatus>>,
+    stop: Stop,
+) -> mpsc::Receiver<KafkaProblem> {
+    let (sender, problems) = mpsc::channel(1);
     let started = std::thread::Builder::new().name("lag".into()).spawn(move || {
         let client: BaseConsumer<Context> =
             match BaseConsumer::from_config_and_context(&admin_config(&config), Context::default()) {
@@ -26,6 +32,7 @@ pub fn watch(config: Arc<Config>, metrics: Arc<Metrics>, stages: Vec<watch::Rece
                 Err(error) => return tracing::warn!(%error, "the lag is not watched"),
             };
         let mut told = HashSet::new();
+        let mut ends = Ends::default();
         while stop.deadline().is_none() {
             let positions: Vec<Position> = stages.iter().flat_map(|stage| stage.borrow().positions.clone()).collect();
             forget_gone(&config, &metrics, &mut told, &positions);
@@ -34,7 +41,14 @@ pub fn watch(config: Arc<Config>, metrics: Arc<Metrics>, stages: Vec<watch::Rece
                     return;
                 }
                 match client.fetch_watermarks(&position.topic, position.partition, Duration::from_secs(5)) {
-                    Ok((_, end)) => tell(&config, &metrics, position, end),
+                    Ok((_, end)) => {
+                        tell(&config, &metrics, position, end);
+                        if let Err(problem) = ends.take(position, end) {
+                            // Without a service there is nobody to tell; one problem is enough to end it.
+                            let _ = sender.try_send(problem);
+                            return;
+                        }
+                    }
                     // The gauge keeps what it said: the brokers are away, and that shows elsewhere.
                     Err(error) => tracing::debug!(%error, topic = position.topic, "its end is not known"),
                 }
@@ -44,6 +58,35 @@ pub fn watch(config: Arc<Config>, metrics: Arc<Metrics>, stages: Vec<watch::Rece
     });
     if let Err(error) = started {
         tracing::warn!(%error, "the lag is not watched: a thread cannot be started");
+    }
+    problems
+}
+
+/// The ends seen last. The end of a partition only grows: one that went back is another topic's of the same name, or one
+/// that was cut. Its offsets mean something else now, and a consumer whose position lies within the new ones would pass
+/// over records without an error.
+#[derive(Default)]
+struct Ends(HashMap<(String, i32), (i64, bool)>);
+
+impl Ends {
+    fn take(&mut self, position: &Position, end: i64) -> Result<(), KafkaProblem> {
+        let (last, doubted) = self.0.entry((position.topic.clone(), position.partition)).or_insert((end, false));
+        if end >= *last {
+            (*last, *doubted) = (end, false);
+        } else if !*doubted {
+            // A broker that does not know yet that it leads no more may say this too: asked once again.
+            *doubted = true;
+        } else {
+            let problem = format!(
+                "partition {} ends at offset {end} and had reached {last}: the topic was deleted and made again, or cut. \
+                 What the committed offsets mean now nobody but you can know: set those of the group with \
+                 kafka-consumer-groups.sh --reset-offsets (--to-earliest reads all of it; dedup makes that safe), and \
+                 start again",
+                position.partition
+            );
+            return Err(KafkaProblem::Topic { topic: position.topic.clone(), problem });
+        }
+        Ok(())
     }
 }
 
@@ -89,4 +132,20 @@ fn forget_gone(config: &Config, metrics: &Metrics, told: &mut HashSet<(String, i
         }
     }
     *told = now;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_end_that_went_back_is_told_when_it_is_seen_twice() {
+        let position = Position { topic: "events".into(), partition: 3, next: 0, oldest_timestamp: 0 };
+        let mut ends = Ends::default();
+        for end in [5, 500, 500, 499, 500, 499] {
+            assert!(ends.take(&position, end).is_ok(), "{end}");
+        }
+        let told = ends.take(&position, 498).expect_err("twice").to_string();
+        assert!(told.contains("\"events\": partition 3 ends at offset 498 and had reached 500"), "{told}");
+    }
 }

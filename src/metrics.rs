@@ -93,6 +93,14 @@ catalogue! {
         "Records of the delivered topic read to restore delivered sets.";
     circuit_open: IntGaugeVec = "nat_destination_circuit_open", ["reason"],
         "1 while the circuit to Nat.app is open (or half-open) for this reason.";
+    circuit_opened: Gauge = "nat_destination_circuit_opened_timestamp_seconds", [],
+        "Since when the circuit to Nat.app is open, in Unix seconds; 0 while it is closed.";
+    concurrency_limit: IntGauge = "nat_destination_concurrency_limit", [],
+        "The most requests in flight at the moment: it adapts to Nat.app's answers, below deliver.concurrency.";
+    records_gone: IntCounterVec = "nat_destination_records_gone_total", ["topic", "partition"],
+        "Records that Kafka deleted before they were read: retention has overtaken this program.";
+    stopped_partitions: IntGaugeVec = "nat_destination_stopped_partitions", ["stage"],
+        "Partitions that are not read on since nobody can tell what comes next: the topic was made anew, or cut.";
     kafka_errors: IntCounterVec = "nat_destination_kafka_errors_total", ["stage"],
         "Errors of the Kafka clients that they recover from by themselves.";
 }
@@ -102,6 +110,7 @@ catalogue! {
 mod kind {
     pub const IntCounter: &str = "counter";
     pub const IntCounterVec: &str = "counter";
+    pub const Gauge: &str = "gauge";
     pub const IntGauge: &str = "gauge";
     pub const IntGaugeVec: &str = "gauge";
     pub const GaugeVec: &str = "gauge";
@@ -111,11 +120,14 @@ mod kind {
 /// One constructor a type, all called alike by the macro.
 #[allow(non_snake_case)]
 mod new {
-    use super::{GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts};
+    use super::{Gauge, GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts};
     type Made<T> = Result<T, prometheus::Error>;
 
     pub fn IntCounter(name: &str, help: &str, _: &[&str]) -> Made<IntCounter> {
         IntCounter::new(name, help)
+    }
+    pub fn Gauge(name: &str, help: &str, _: &[&str]) -> Made<Gauge> {
+        Gauge::new(name, help)
     }
     pub fn IntGauge(name: &str, help: &str, _: &[&str]) -> Made<IntGauge> {
         IntGauge::new(name, help)
@@ -149,7 +161,15 @@ impl Metrics {
         for stage in ["ingest", "deliver"] {
             self.assigned_partitions.with_label_values(&[stage]).set(0);
             self.paused.with_label_values(&[stage]).set(0);
+            self.stopped_partitions.with_label_values(&[stage]).set(0);
             self.kafka_errors.with_label_values(&[stage]).inc_by(0);
+        }
+    }
+
+    /// As `begin_at_zero`, for partitions that are known once they are ours.
+    pub fn begin_records_gone(&self, partitions: &[((String, i32), i64)]) {
+        for ((topic, partition), _) in partitions {
+            self.records_gone.with_label_values(&[topic.as_str(), &partition.to_string()]).inc_by(0);
         }
     }
 
@@ -161,6 +181,12 @@ impl Metrics {
     /// Counts settled events.
     pub fn settled(&self, outcome: Outcome, reason: &str, events: u64) {
         self.events.with_label_values(&[outcome.as_str(), reason]).inc_by(events);
+    }
+
+    /// Events settled with this outcome so far.
+    pub fn settled_in_all(&self, outcome: Outcome) -> u64 {
+        let rows = self.settled_by_reason();
+        rows.iter().filter(|(name, _, _)| name == outcome.as_str()).map(|(_, _, count)| count).sum()
     }
 
     /// Events settled so far by (outcome, reason), where there are any.

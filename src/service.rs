@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use crate::admin::{self, AdminError};
@@ -13,7 +13,8 @@ use crate::config::Config;
 use crate::kafka::{self, KafkaProblem};
 use crate::metrics::Metrics;
 use crate::nat::{ClientError, NatClient};
-use crate::stage::{StageStatus, Stop, Stopper, stopper};
+use crate::stage::{StageStatus, Stop, Stopper, Whereabouts, stopper};
+use crate::watchdog::{self, Hangs, Watched};
 use crate::{deliver, ingest, lag};
 
 #[derive(Debug, thiserror::Error)]
@@ -24,6 +25,8 @@ pub enum ServiceError {
     Client(#[from] ClientError),
     #[error(transparent)]
     Admin(#[from] AdminError),
+    #[error(transparent)]
+    Hangs(#[from] Hangs),
     #[error("{0}")]
     Internal(String),
 }
@@ -38,6 +41,9 @@ pub struct Service {
     stopper: Stopper,
     ingest_task: JoinHandle<Result<(), KafkaProblem>>,
     deliver_task: JoinHandle<Result<(), KafkaProblem>>,
+    watchdog: JoinHandle<Hangs>,
+    /// What went wrong with a source topic, or the queue.
+    lag_watch: mpsc::Receiver<KafkaProblem>,
 }
 
 impl Service {
@@ -53,7 +59,8 @@ impl Service {
         metrics.build_info.with_label_values(&[env!("CARGO_PKG_VERSION"), librdkafka.as_str()]).set(1);
         let (ingest_sender, ingest) = watch::channel(StageStatus::starting());
         let (deliver_sender, deliver) = watch::channel(StageStatus::starting());
-        let admin = admin::serve(config.admin_listen, Arc::clone(&metrics), ingest.clone(), deliver.clone()).await?;
+        let served = (Arc::clone(&metrics), ingest.clone(), deliver.clone());
+        let admin = admin::serve(config.admin_listen, served.0, served.1, served.2, config.watchdog_timeout).await?;
         if verify_topics {
             let topics = kafka::verify_source(&config).await?;
             tracing::info!(?topics, "source topics");
@@ -63,11 +70,20 @@ impl Service {
             }
         }
         let (stopper, stop) = stopper();
-        let ingest_task = spawn_ingest(Arc::clone(&config), Arc::clone(&metrics), ingest_sender, stop.clone());
-        let deliver_task =
-            tokio::spawn(deliver::run(Arc::clone(&config), Arc::clone(&metrics), client, deliver_sender, stop.clone()));
-        lag::watch(Arc::clone(&config), Arc::clone(&metrics), vec![ingest.clone(), deliver.clone()], stop);
-        Ok(Service { metrics, admin, ingest, deliver, config, stopper, ingest_task, deliver_task })
+        let watched = [("ingest", &ingest), ("deliver", &deliver)].map(|(stage, status)| Watched {
+            stage,
+            status: status.clone(),
+            whereabouts: Arc::default(),
+        });
+        let [at_ingest, at_deliver] = [0, 1].map(|stage| Arc::clone(&watched[stage].whereabouts));
+        let (to, with) = (Arc::clone(&config), Arc::clone(&metrics));
+        let ingest_task = spawn_ingest(to, with, ingest_sender, stop.clone(), at_ingest);
+        let (to, with) = (Arc::clone(&config), Arc::clone(&metrics));
+        let deliver_task = tokio::spawn(deliver::run(to, with, client, deliver_sender, stop.clone(), at_deliver));
+        let watchdog = tokio::spawn(watchdog::watch(watched.into(), config.watchdog_timeout));
+        let stages = vec![ingest.clone(), deliver.clone()];
+        let lag_watch = lag::watch(Arc::clone(&config), Arc::clone(&metrics), stages, stop);
+        Ok(Service { metrics, admin, ingest, deliver, config, stopper, ingest_task, deliver_task, watchdog, lag_watch })
     }
 
     /// Tells both stages to end within the configured time.
@@ -75,7 +91,7 @@ impl Service {
         self.stopper.stop(Instant::now() + self.config.shutdown_timeout);
     }
 
-    /// Returns when both stages have ended. If one fails, the other is stopped too.
+    /// Returns when both stages have ended. If one fails, the other is stopped too. One that hangs is not waited for.
     ///
     /// # Errors
     /// What the one that failed first says.
@@ -83,6 +99,13 @@ impl Service {
         let first = tokio::select! {
             ended = &mut self.ingest_task => Err(ended),
             ended = &mut self.deliver_task => Ok(ended),
+            Ok(hangs) = &mut self.watchdog => return Err(hangs.into()),
+            Some(problem) = self.lag_watch.recv() => {
+                // What is settled is stored by the end of the stages; nothing more is taken.
+                self.stop();
+                let _ = tokio::join!(&mut self.ingest_task, &mut self.deliver_task);
+                return Err(problem.into());
+            }
         };
         self.stop();
         let (first, second) = match first {
@@ -132,12 +155,25 @@ async fn wait_until_committed(
     group: &str,
     partitions: Vec<kafka::TopicPartition>,
 ) -> Result<(), KafkaProblem> {
-    let ends = patiently(|| kafka::end_offsets(config, partitions.clone())).await?;
+    let first = patiently(|| kafka::committed(config, group, partitions.clone())).await?;
+    let ends = patiently(|| kafka::ends(config, partitions.clone())).await?;
+    for (place, (_, end)) in &ends {
+        let committed = first.get(place).copied().unwrap_or(0);
+        if committed > *end {
+            let (topic, partition) = place.clone();
+            let problem = format!(
+                "the group {group} has committed offset {committed} of partition {partition}, which ends at {end}: the topic \
+                 was made anew, or cut. Set the offset with kafka-consumer-groups.sh --reset-offsets"
+            );
+            return Err(KafkaProblem::Topic { topic, problem });
+        }
+    }
     let mut last = Vec::new();
     loop {
         let committed = patiently(|| kafka::committed(config, group, partitions.clone())).await?;
         let offset = |place| committed.get(place).copied().unwrap_or(0);
-        let behind = ends.iter().filter(|(place, end)| offset(place) < **end);
+        // What holds nothing is settled whatever its group has committed.
+        let behind = ends.iter().filter(|(place, (low, end))| low < end && offset(place) < *end);
         let behind: Vec<_> = behind.map(|(place, _)| (place.clone(), offset(place))).collect();
         if behind.is_empty() {
             return Ok(());
@@ -158,6 +194,7 @@ fn spawn_ingest(
     metrics: Arc<Metrics>,
     status: watch::Sender<StageStatus>,
     stop: Stop,
+    whereabouts: Arc<Whereabouts>,
 ) -> JoinHandle<Result<(), KafkaProblem>> {
-    tokio::task::spawn_blocking(move || ingest::run(&config, metrics, &status, &stop))
+    tokio::task::spawn_blocking(move || ingest::run(&config, metrics, &status, &stop, &whereabouts))
 }

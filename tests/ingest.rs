@@ -145,8 +145,8 @@ fn a_header_whose_name_is_no_text_stops_nothing() {
 fn an_event_larger_than_the_queue_takes_is_a_dead_letter_too_large() {
     let world = World::new();
     // An operator's queue, smaller than what the producer would send; and a dead-letter topic that takes little more.
-    world.create_topic(&world.topic("queue"), 3, &[("max.message.bytes", "100000")]);
-    world.create_topic(&world.topic("dead-letter"), 3, &[("max.message.bytes", "300000")]);
+    world.create_topic(&world.topic("queue"), 1, &[("max.message.bytes", "100000")]);
+    world.create_topic(&world.topic("dead-letter"), 1, &[("max.message.bytes", "300000")]);
     let padded = |email: &str, size: usize| {
         // Random, so that compression does not make it small.
         let noise: String = (0..size).map(|_| fastrand::alphanumeric()).collect();
@@ -158,7 +158,8 @@ fn an_event_larger_than_the_queue_takes_is_a_dead_letter_too_large() {
     world.event(0, &fits_dead_letter);
     world.event(0, &fits_nowhere);
     world.event(0, &identify("small@example.com", "2026-11-20T08:00:00Z", "s"));
-    world.run_until_caught_up(&[]);
+    // Long enough for all three to be one batch, if they may be.
+    world.run_until_caught_up(&["kafka.properties.linger.ms=500", "topics.partitions=1"]);
     assert_eq!(world.accepted_days(), [("small@example.com".into(), "2026-11-20".into())]);
     let mut letters = world.dead_letters();
     letters.sort_by_key(|letter| letter.header("__connect.errors.offset"));

@@ -3,13 +3,19 @@
 mod support;
 
 mod accounting;
+mod circuit;
 mod classify;
 mod dead_letters;
 mod deliver;
 mod deploy;
 mod explain;
+mod faults;
 mod ingest;
 mod operate;
+mod outage;
+mod pace;
+mod poison;
+mod rebalance;
 mod restart;
 mod sequences;
 mod start;

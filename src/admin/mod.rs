@@ -12,10 +12,7 @@ use axum::routing::get;
 use tokio::sync::watch;
 
 use crate::metrics::Metrics;
-use crate::stage::StageStatus;
-
-/// A stage that has said nothing for so long is stuck. Waiting for a full producer may take a minute.
-const LONGEST_SILENCE: Duration = Duration::from_secs(90);
+use crate::stage::{CircuitOpen, StageStatus};
 
 #[derive(Debug, thiserror::Error)]
 #[error(
@@ -31,6 +28,8 @@ struct Admin {
     metrics: Arc<Metrics>,
     ingest: watch::Receiver<StageStatus>,
     deliver: watch::Receiver<StageStatus>,
+    /// A stage that has said nothing for so long is stuck.
+    longest_silence: Duration,
 }
 
 /// Serves in the background for as long as the runtime lives; returns the address.
@@ -42,6 +41,7 @@ pub async fn serve(
     metrics: Arc<Metrics>,
     ingest: watch::Receiver<StageStatus>,
     deliver: watch::Receiver<StageStatus>,
+    longest_silence: Duration,
 ) -> Result<SocketAddr, AdminError> {
     let failed = |error| AdminError { address, error };
     let listener = tokio::net::TcpListener::bind(address).await.map_err(failed)?;
@@ -51,7 +51,7 @@ pub async fn serve(
         .route("/metrics", get(serve_metrics))
         .route("/livez", get(livez))
         .route("/readyz", get(readyz))
-        .with_state(Admin { metrics, ingest, deliver });
+        .with_state(Admin { metrics, ingest, deliver, longest_silence });
     tokio::spawn(async move {
         if let Err(error) = axum::serve(listener, router).await {
             tracing::error!(%error, "the admin server has ended");
@@ -74,7 +74,7 @@ async fn livez(State(admin): State<Admin>) -> (StatusCode, String) {
     let stuck: Vec<String> = stages
         .iter()
         .map(|(name, status)| (name, status.borrow().beat.elapsed()))
-        .filter(|(_, silence)| *silence > LONGEST_SILENCE)
+        .filter(|(_, silence)| *silence > admin.longest_silence)
         .map(|(name, silence)| format!("{name} has said nothing for {} s", silence.as_secs()))
         .collect();
     answer(stuck, "alive")
@@ -83,11 +83,27 @@ async fn livez(State(admin): State<Admin>) -> (StatusCode, String) {
 async fn readyz(State(admin): State<Admin>) -> (StatusCode, String) {
     let (ingest, deliver) = (admin.ingest.borrow().clone(), admin.deliver.borrow().clone());
     let (status, mut text) = answer(why_not_ready(&ingest, &deliver), "ready");
-    if let Some(reason) = deliver.circuit {
-        // It is ready all the same: nothing but Nat.app can mend it, and events wait in Kafka.
-        text.push_str(&format!("circuit to Nat.app open: {reason}\n"));
+    // It is ready all the same: a restart mends none of these, and events wait in Kafka.
+    for line in troubles(&ingest, &deliver) {
+        text.push_str(&line);
+        text.push('\n');
     }
     (status, text)
+}
+
+/// What a person should know of a service that is ready.
+fn troubles(ingest: &StageStatus, deliver: &StageStatus) -> Vec<String> {
+    let mut lines = Vec::new();
+    if let Some(CircuitOpen { reason, since }) = deliver.circuit {
+        lines.push(format!("circuit to Nat.app open: {reason}, since {since:.0}"));
+    }
+    if let Some(until) = deliver.held_until {
+        lines.push(format!("Nat.app said not to come back before {until:.0}"));
+    }
+    for (topic, partition) in ingest.stopped.iter().chain(&deliver.stopped) {
+        lines.push(format!("partition {partition} of {topic} is not read on: its offset is not in it; see the log"));
+    }
+    lines
 }
 
 fn why_not_ready(ingest: &StageStatus, deliver: &StageStatus) -> Vec<String> {
@@ -115,6 +131,24 @@ fn answer(reasons: Vec<String>, fine: &str) -> (StatusCode, String) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn it_says_why_nothing_is_delivered_and_since_when() {
+        let since = "2026-11-24T08:00:00.5Z".parse().expect("a time");
+        let circuit = Some(CircuitOpen { reason: "unauthorized", since });
+        let fine = StageStatus::starting();
+        let deliver = StageStatus { circuit, held_until: Some(since), ..fine.clone() };
+        let ingest = StageStatus { stopped: vec![("events".into(), 3)], ..fine.clone() };
+        assert_eq!(
+            troubles(&ingest, &deliver),
+            [
+                "circuit to Nat.app open: unauthorized, since 2026-11-24T08:00:00Z",
+                "Nat.app said not to come back before 2026-11-24T08:00:00Z",
+                "partition 3 of events is not read on: its offset is not in it; see the log"
+            ]
+        );
+        assert!(troubles(&fine, &fine).is_empty());
+    }
 
     #[test]
     fn it_is_not_ready_until_assigned_and_restored_and_says_why() {

@@ -67,7 +67,7 @@ pub async fn run(args: DemoArgs) -> Result<ExitCode, CommandError> {
     let behaviour = Behaviour {
         latency: Duration::from_millis(2),
         unavailable: 0.03,
-        throttle: 0.02,
+        throttle: 0.002,
         reject_emails: unlucky.iter().cloned().collect(),
         api_key: Some("demo-key".into()),
         ..Behaviour::default()

@@ -4,10 +4,13 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
+use tokio::sync::watch;
 
 use super::{CommandError, SettingsArgs, load, start_logs, told_to_stop};
 use crate::config::{self, Config};
+use crate::metrics::Outcome;
 use crate::service::Service;
+use crate::stage::StageStatus;
 
 /// Run the service: source topics → queue → Nat.app
 #[derive(Debug, Args)]
@@ -44,16 +47,18 @@ pub async fn run(args: RunArgs) -> Result<ExitCode, CommandError> {
             return Ok(ExitCode::SUCCESS); // Nothing has begun.
         }
     };
-    tokio::select! {
+    let stopped = stopped_partition(service.ingest.clone(), service.deliver.clone(), args.until_caught_up);
+    let why = tokio::select! {
         ended = service.ended() => return ended.map(|()| ExitCode::SUCCESS).map_err(CommandError::told),
-        stopped = &mut told => {
-            stopped?;
-            tracing::info!("told to stop: finishing what is in flight");
+        stopped = &mut told => stopped.map(|()| "told to stop: finishing what is in flight"),
+        caught_up = caught_up(&config, args.until_caught_up) => caught_up.map(|()| "caught up"),
+        () = stopped => {
+            let told = "a partition cannot be read on, so that this will never catch up; the log says which and why";
+            Err(CommandError::Told(told.into()))
         }
-        caught_up = caught_up(&config, args.until_caught_up) => {
-            caught_up?;
-            tracing::info!("caught up");
-        }
+    };
+    if let Ok(why) = why {
+        tracing::info!("{why}");
     }
     service.stop();
     // Leaving the group takes a moment more; without brokers it would take for ever.
@@ -66,8 +71,35 @@ pub async fn run(args: RunArgs) -> Result<ExitCode, CommandError> {
             return Err(CommandError::Told(told.into()));
         }
     }
-    tracing::info!("ended: everything settled is committed");
+    why?;
+    let settled = |outcome| service.metrics.settled_in_all(outcome);
+    tracing::info!(
+        received = service.metrics.events_received.get(),
+        queued = service.metrics.events_queued.get(),
+        delivered = settled(Outcome::Delivered),
+        duplicate = settled(Outcome::Duplicate),
+        filtered = settled(Outcome::Filtered),
+        dead_lettered = settled(Outcome::DeadLettered),
+        "ended: everything settled is committed"
+    );
     Ok(ExitCode::SUCCESS)
+}
+
+/// Returns when there is one, where it is waited for the end.
+async fn stopped_partition(
+    mut ingest: watch::Receiver<StageStatus>,
+    mut deliver: watch::Receiver<StageStatus>,
+    wanted: bool,
+) {
+    let is_so = |status: &StageStatus| !status.stopped.is_empty();
+    if wanted {
+        // An error says that the stage has ended, which is told elsewhere.
+        let first = tokio::select! { stopped = ingest.wait_for(is_so) => stopped, stopped = deliver.wait_for(is_so) => stopped };
+        if first.is_ok() {
+            return;
+        }
+    }
+    std::future::pending().await
 }
 
 async fn caught_up(config: &Config, wanted: bool) -> Result<(), CommandError> {

@@ -12,7 +12,12 @@ use super::table::{self, Kind, Setting};
 /// The prefix of the environment variables that are settings.
 pub const ENVIRONMENT_PREFIX: &str = "NAT_DESTINATION_";
 /// Variables with that prefix which are not settings: the configuration file itself, and what the tests use.
-const NOT_SETTINGS: &[&str] = &["NAT_DESTINATION_CONFIG", "NAT_DESTINATION_TEST_"];
+const NOT_SETTINGS: &[&str] = &[
+    "NAT_DESTINATION_CONFIG",
+    "NAT_DESTINATION_TEST_",
+    #[cfg(debug_assertions)]
+    crate::mutant::VARIABLE,
+];
 
 /// What is wrong with one setting.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -286,7 +286,18 @@ pub const SETTINGS: &[Setting] = &[
         r#""7d""#,
         "How long a delivered contact-day is remembered, counted from its delivery. At least the source topics' retention, so that a replay sends nothing twice.",
     ),
-    setting("deliver.concurrency", count(1, 10_000), "64", "The most requests to Nat.app in flight from one instance."),
+    setting(
+        "deliver.concurrency",
+        count(1, 10_000),
+        "64",
+        "The most requests to Nat.app in flight from one instance. Below that, their number adapts to its answers: fewer after 429, 503 and timeouts.",
+    ),
+    setting(
+        "deliver.rate_limit",
+        count(0, 1_000_000),
+        "0",
+        "The most requests a second to Nat.app from one instance, evenly spaced. 0: no limit but Nat.app's own answers.",
+    ),
     setting(
         "deliver.max_pending_events",
         count(1, 10_000_000),
@@ -326,6 +337,12 @@ pub const SETTINGS: &[Setting] = &[
         "Failures in a row, across at least two contacts, that open the circuit: Nat.app is unavailable.",
     ),
     setting(
+        "circuit.rejections",
+        count(0, 1_000_000),
+        "100",
+        "Rejections of more than half of the last so many events, across at least two contacts, open the circuit, rejecting: the topic must not drain into the dead letters. 0: never.",
+    ),
+    setting(
         "circuit.probe_interval",
         millis(10, HOUR),
         r#""1s""#,
@@ -343,6 +360,12 @@ pub const SETTINGS: &[Setting] = &[
         millis(100, HOUR),
         r#""20s""#,
         "On SIGTERM: how long requests in flight may take to end before the program does.",
+    ),
+    setting(
+        "watchdog.timeout",
+        millis(100, HOUR),
+        r#""90s""#,
+        "A stage that has done nothing for so long hangs: /livez fails, and the program says which record it was at and ends.",
     ),
     setting(
         "log.format",

@@ -93,7 +93,7 @@ impl DedupKey {
 }
 
 /// Each part goes in with its length, so that no two lists of parts read alike.
-fn hash(parts: &[&[u8]]) -> [u8; 16] {
+pub(super) fn hash(parts: &[&[u8]]) -> [u8; 16] {
     let mut hasher = blake3::Hasher::new();
     for part in parts {
         hasher.update(&(part.len() as u64).to_be_bytes());

@@ -5,6 +5,6 @@ mod changelog;
 mod key;
 mod set;
 
-pub use changelog::{Delivered, UnreadableDelivered};
+pub use changelog::{Change, Delivered, Tried, UnreadableDelivered};
 pub use key::{Contact, DedupKey, Key, Kind, Place};
 pub use set::DeliveredSet;

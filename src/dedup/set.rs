@@ -46,6 +46,7 @@ struct LastValue {
     value: u64,
     /// Unix milliseconds.
     at: i64,
+    queue_offset: i64,
     place: Place,
 }
 
@@ -71,14 +72,21 @@ impl DeliveredSet {
     }
 
     /// Remembers an accepted delivery.
+    ///
+    /// One contact's events are accepted in the order of the queue. An Engage value that stands before the one known there
+    /// and was accepted before it, is a record that an instance wrote late, after its partition had gone to another one:
+    /// it must not make an old value the last one again. (Of a queue made anew, whose offsets begin again, it is later.)
     pub fn insert(&mut self, delivered: &Delivered) {
-        let Delivered { key, at, place, .. } = *delivered;
+        let Delivered { key, at, place, queue_offset } = *delivered;
         match key.kind {
             Kind::Visit => {
                 self.visits.entry(at.div_euclid(BUCKET_MILLIS)).or_default().insert(key.key);
             }
             Kind::Engage { value } => {
-                self.engage.insert(key.key, LastValue { value, at, place });
+                let late = |last: &LastValue| queue_offset < last.queue_offset && at <= last.at;
+                if !self.engage.get(&key.key).is_some_and(late) {
+                    self.engage.insert(key.key, LastValue { value, at, queue_offset, place });
+                }
             }
         }
     }
@@ -126,7 +134,7 @@ mod tests {
     }
 
     fn insert(set: &mut DeliveredSet, key: DedupKey, at: i64, offset: i64) {
-        set.insert(&Delivered { key, at, queue_offset: 0, place: place(offset) });
+        set.insert(&Delivered { key, at, queue_offset: offset, place: place(offset) });
     }
     fn place(offset: i64) -> Place {
         Place { source: 1, offset, item: 0 }
@@ -151,6 +159,18 @@ mod tests {
         assert!(!set.contains(&engage(1, 10), place(6), 1001), "of a topic made anew");
         assert!(!set.contains(&engage(1, 10), Place { source: 2, ..place(6) }, 900), "of another partition");
         assert!(!set.contains(&engage(1, 10), Place { item: 1, ..place(7) }, 900), "further on in the same batch");
+    }
+
+    #[test]
+    fn a_record_written_late_does_not_make_an_old_engage_value_the_last_one_again() {
+        let mut set = DeliveredSet::new(Duration::from_secs(7 * 86_400));
+        insert(&mut set, engage(1, 10), 1000, 7);
+        insert(&mut set, engage(1, 20), 2000, 8);
+        insert(&mut set, engage(1, 10), 1500, 7);
+        assert!(set.contains(&engage(1, 20), place(9), 2500));
+        assert!(!set.contains(&engage(1, 10), place(9), 2500));
+        insert(&mut set, engage(1, 10), 3000, 0);
+        assert!(set.contains(&engage(1, 10), place(9), 3500), "of a queue made anew");
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! The circuit breaker of the destination: closed, open, half-open. It opens when the fault is not the event's: Nat.app
-//! refuses the key, is not at this address, or fails for everybody. While it is open nothing is sent but one probe at a
-//! time, and no event's attempts are spent.
+//! refuses the key, is not at this address, fails for everybody, or rejects most of what it is sent. While it is open
+//! nothing is sent but one probe at a time, no event's attempts are spent and none becomes a dead letter.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use crate::config;
@@ -13,16 +14,19 @@ pub enum OpenReason {
     Unauthorized,
     EndpointNotFound,
     Unavailable,
+    Rejecting,
 }
 
 impl OpenReason {
-    pub const ALL: [OpenReason; 3] = [OpenReason::Unauthorized, OpenReason::EndpointNotFound, OpenReason::Unavailable];
+    pub const ALL: [OpenReason; 4] =
+        [OpenReason::Unauthorized, OpenReason::EndpointNotFound, OpenReason::Unavailable, OpenReason::Rejecting];
 
     pub fn as_str(self) -> &'static str {
         match self {
             OpenReason::Unauthorized => "unauthorized",
             OpenReason::EndpointNotFound => "endpoint_not_found",
             OpenReason::Unavailable => "unavailable",
+            OpenReason::Rejecting => "rejecting",
         }
     }
 }
@@ -30,17 +34,20 @@ impl OpenReason {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     Closed,
-    /// Until the next probe may go.
-    Open {
-        reason: OpenReason,
-        until: Instant,
-        interval: Duration,
-    },
+    Open(Open),
     /// The probe is on its way.
-    HalfOpen {
-        reason: OpenReason,
-        interval: Duration,
-    },
+    HalfOpen(Open),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Open {
+    reason: OpenReason,
+    since: Instant,
+    /// When the next probe may go.
+    until: Instant,
+    interval: Duration,
+    /// It was rejections that opened it: only an accepted event closes it, whatever has failed since.
+    guarded: bool,
 }
 
 /// What may be sent now.
@@ -53,148 +60,237 @@ pub enum Permit {
     Nothing,
 }
 
+/// What an answer says about Nat.app, as opposed to the event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Signal {
+    Accepted,
+    Rejected,
+    /// May be tried again, not before so long if Nat.app said so.
+    Failed(Option<Duration>),
+    Unauthorized,
+    EndpointNotFound,
+}
+
 #[derive(Debug)]
 pub struct Breaker {
     settings: config::Circuit,
     state: State,
-    failures: u32,
+    failures: Row,
+    /// The last events answered for good, newest last: whose, where it was rejected.
+    answered: VecDeque<Option<Contact>>,
+}
+
+/// Failures in a row.
+#[derive(Debug, Default)]
+struct Row {
+    length: u32,
     /// Whose failure began the row, and whether anybody else's followed.
-    first_failed: Option<Contact>,
-    several_failed: bool,
-    opened_at: Option<Instant>,
-    open_before: Duration,
+    first: Option<Contact>,
+    several: bool,
+}
+
+impl Row {
+    fn add(&mut self, contact: Contact) {
+        self.length = self.length.saturating_add(1);
+        self.several |= self.first.is_some_and(|first| first != contact);
+        self.first.get_or_insert(contact);
+    }
 }
 
 impl Breaker {
     pub fn new(settings: config::Circuit) -> Breaker {
-        Breaker {
-            settings,
-            state: State::Closed,
-            failures: 0,
-            first_failed: None,
-            several_failed: false,
-            opened_at: None,
-            open_before: Duration::ZERO,
-        }
+        Breaker { settings, state: State::Closed, failures: Row::default(), answered: VecDeque::new() }
     }
 
     pub fn permit(&self, now: Instant) -> Permit {
         match self.state {
             State::Closed => Permit::All,
-            State::Open { until, .. } if now >= until => Permit::Probe,
-            State::Open { .. } | State::HalfOpen { .. } => Permit::Nothing,
+            State::Open(open) if now >= open.until => Permit::Probe,
+            State::Open(_) | State::HalfOpen(_) => Permit::Nothing,
         }
     }
 
     /// The probe is on its way.
     pub fn probe_sent(&mut self) {
-        if let State::Open { reason, interval, .. } = self.state {
-            self.state = State::HalfOpen { reason, interval };
+        if let State::Open(open) = self.state {
+            self.state = State::HalfOpen(open);
         }
     }
 
-    /// Nat.app took or rejected an event: it is there. True if that closed the circuit.
-    pub fn answered(&mut self, now: Instant) -> bool {
-        self.failures = 0;
-        self.first_failed = None;
-        self.several_failed = false;
-        if !matches!(self.state, State::HalfOpen { .. }) {
-            return false;
+    /// The probe was not sent after all, or nobody waits for its answer any more: the next one may go.
+    pub fn probe_dropped(&mut self) {
+        if let State::HalfOpen(open) = self.state {
+            self.state = State::Open(open);
         }
-        self.state = State::Closed;
-        if let Some(opened_at) = self.opened_at.take() {
-            self.open_before += now.duration_since(opened_at);
-        }
-        true
     }
 
-    /// A failure that may be retried, not before `retry_after` if Nat.app said so.
-    pub fn failed(&mut self, contact: Contact, retry_after: Option<Duration>, now: Instant) {
+    /// Takes in an answer. While it is open the probe's alone counts: a late answer to what was sent before it opened says
+    /// nothing new.
+    pub fn answered(&mut self, contact: Contact, signal: Signal, probe: bool, now: Instant) {
         match self.state {
-            State::Closed => {
-                self.failures = self.failures.saturating_add(1);
-                self.several_failed |= self.first_failed.is_some_and(|first| first != contact);
-                self.first_failed.get_or_insert(contact);
-                if self.several_failed && self.failures >= self.settings.failures {
+            State::Closed => self.answered_while_closed(contact, signal, now),
+            State::HalfOpen(open) if probe => self.probe_answered(open, signal, now),
+            State::Open(_) | State::HalfOpen(_) => {}
+        }
+    }
+
+    fn answered_while_closed(&mut self, contact: Contact, signal: Signal, now: Instant) {
+        match signal {
+            Signal::Accepted | Signal::Rejected => {
+                self.failures = Row::default();
+                self.remember((signal == Signal::Rejected).then_some(contact));
+                if self.most_are_rejected() {
+                    self.open(OpenReason::Rejecting, None, now);
+                }
+            }
+            Signal::Failed(retry_after) => {
+                self.failures.add(contact);
+                if self.failures.several && self.failures.length >= self.settings.failures {
                     self.open(OpenReason::Unavailable, retry_after, now);
                 }
             }
-            State::HalfOpen { reason, .. } => self.open(reason, retry_after, now),
-            State::Open { .. } => {}
+            Signal::Unauthorized => self.open(OpenReason::Unauthorized, None, now),
+            Signal::EndpointNotFound => self.open(OpenReason::EndpointNotFound, None, now),
         }
     }
 
-    /// Opens, or after a failed probe stays open for longer.
-    pub fn open(&mut self, reason: OpenReason, retry_after: Option<Duration>, now: Instant) {
-        let interval = match self.state {
-            State::Closed => self.settings.probe_interval,
-            State::HalfOpen { interval, .. } => (interval * 2).min(self.settings.max_probe_interval),
-            State::Open { .. } => return,
+    fn probe_answered(&mut self, open: Open, signal: Signal, now: Instant) {
+        let (reason, retry_after) = match signal {
+            Signal::Accepted => return self.close(),
+            Signal::Rejected if !open.guarded => return self.close(),
+            Signal::Rejected => (OpenReason::Rejecting, None),
+            Signal::Failed(retry_after) => (OpenReason::Unavailable, retry_after),
+            Signal::Unauthorized => (OpenReason::Unauthorized, None),
+            Signal::EndpointNotFound => (OpenReason::EndpointNotFound, None),
         };
-        self.opened_at.get_or_insert(now);
+        let interval = (open.interval * 2).min(self.settings.max_probe_interval);
         let until = now + interval.max(retry_after.unwrap_or_default());
-        self.state = State::Open { reason, until, interval };
+        self.state = State::Open(Open { reason, until, interval, ..open });
     }
 
-    pub fn open_reason(&self) -> Option<OpenReason> {
+    fn open(&mut self, reason: OpenReason, retry_after: Option<Duration>, now: Instant) {
+        let interval = self.settings.probe_interval;
+        let until = now + interval.max(retry_after.unwrap_or_default());
+        let guarded = reason == OpenReason::Rejecting;
+        self.state = State::Open(Open { reason, since: now, until, interval, guarded });
+    }
+
+    fn close(&mut self) {
+        self.state = State::Closed;
+        self.failures = Row::default();
+        self.answered.clear();
+    }
+
+    fn remember(&mut self, rejected: Option<Contact>) {
+        if self.answered.len() >= self.settings.rejections {
+            self.answered.pop_front();
+        }
+        if self.settings.rejections > 0 {
+            self.answered.push_back(rejected);
+        }
+    }
+
+    /// More than half of the window is rejected, and not all of it one contact's.
+    fn most_are_rejected(&self) -> bool {
+        // The newest alone can have made it so.
+        let Some(Some(newest)) = self.answered.back() else { return false };
+        let mut rejected = 0;
+        let mut several = false;
+        for contact in self.answered.iter().flatten() {
+            rejected += 1;
+            several |= contact != newest;
+        }
+        several && rejected > self.settings.rejections / 2
+    }
+
+    /// Why it is open, and since when.
+    pub fn is_open(&self) -> Option<(OpenReason, Instant)> {
         match self.state {
             State::Closed => None,
-            State::Open { reason, .. } | State::HalfOpen { reason, .. } => Some(reason),
+            State::Open(open) | State::HalfOpen(open) => Some((open.reason, open.since)),
         }
     }
 
     /// When the next probe may go.
     pub fn next_probe(&self) -> Option<Instant> {
         match self.state {
-            State::Open { until, .. } => Some(until),
-            _ => None,
+            State::Open(open) => Some(open.until),
+            State::Closed | State::HalfOpen(_) => None,
         }
-    }
-
-    /// How long the circuit has been open in all: time that no event's patience is charged for.
-    pub fn open_time(&self, now: Instant) -> Duration {
-        self.open_before + self.opened_at.map_or(Duration::ZERO, |opened_at| now.duration_since(opened_at))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     const SECOND: Duration = Duration::from_secs(1);
 
     fn breaker() -> (Breaker, Instant) {
-        let settings = config::Circuit { failures: 3, probe_interval: SECOND, max_probe_interval: 3 * SECOND };
+        let settings =
+            config::Circuit { failures: 3, rejections: 4, probe_interval: SECOND, max_probe_interval: 3 * SECOND };
         (Breaker::new(settings), Instant::now())
     }
     fn contact(n: u8) -> Contact {
         Contact([n; 16])
     }
+    fn reason(breaker: &Breaker) -> Option<OpenReason> {
+        breaker.is_open().map(|(reason, _)| reason)
+    }
 
     #[test]
     fn one_contacts_failures_never_open_the_circuit() {
         let (mut breaker, now) = breaker();
-        (0..100).for_each(|_| breaker.failed(contact(1), None, now));
-        assert_eq!(breaker.permit(now), Permit::All);
+        for signal in [Signal::Failed(None), Signal::Rejected] {
+            (0..100).for_each(|_| breaker.answered(contact(1), signal, false, now));
+            assert_eq!(breaker.permit(now), Permit::All);
+        }
     }
 
     #[test]
     fn failures_in_a_row_across_contacts_open_it() {
         let (mut breaker, now) = breaker();
-        breaker.failed(contact(1), None, now);
-        breaker.failed(contact(2), None, now);
-        breaker.answered(now);
-        breaker.failed(contact(3), None, now);
-        breaker.failed(contact(3), None, now);
-        assert_eq!(breaker.open_reason(), None);
-        breaker.failed(contact(1), None, now);
-        assert_eq!(breaker.open_reason(), Some(OpenReason::Unavailable));
+        let failed = Signal::Failed(None);
+        breaker.answered(contact(1), failed, false, now);
+        breaker.answered(contact(2), failed, false, now);
+        breaker.answered(contact(2), Signal::Accepted, false, now);
+        breaker.answered(contact(3), failed, false, now);
+        breaker.answered(contact(3), failed, false, now);
+        assert_eq!(reason(&breaker), None);
+        breaker.answered(contact(1), failed, false, now);
+        assert_eq!(reason(&breaker), Some(OpenReason::Unavailable));
+    }
+
+    #[test]
+    fn rejections_of_most_events_open_it_and_only_an_accepted_event_closes_it() {
+        let (mut breaker, mut now) = breaker();
+        let mut answers = [Signal::Rejected, Signal::Accepted, Signal::Rejected, Signal::Accepted].into_iter().cycle();
+        (0..40).for_each(|n| breaker.answered(contact(n), answers.next().expect("endless"), false, now));
+        assert_eq!(reason(&breaker), None, "half of them is not most of them");
+        breaker.answered(contact(1), Signal::Rejected, false, now);
+        breaker.answered(contact(2), Signal::Rejected, false, now);
+        assert_eq!(reason(&breaker), Some(OpenReason::Rejecting));
+        for (signal, then) in [
+            (Signal::Rejected, Some(OpenReason::Rejecting)),
+            (Signal::Failed(None), Some(OpenReason::Unavailable)),
+            (Signal::Rejected, Some(OpenReason::Rejecting)),
+            (Signal::Accepted, None),
+        ] {
+            now += 3 * SECOND;
+            assert_eq!(breaker.permit(now), Permit::Probe);
+            breaker.probe_sent();
+            breaker.answered(contact(1), signal, true, now);
+            assert_eq!(reason(&breaker), then, "after {signal:?}");
+        }
+        breaker.answered(contact(1), Signal::Rejected, false, now);
+        assert_eq!(reason(&breaker), None, "the window begins anew");
     }
 
     #[test]
     fn no_probe_goes_before_retry_after() {
         let (mut breaker, now) = breaker();
-        (1..=3).for_each(|n| breaker.failed(contact(n), Some(60 * SECOND), now));
+        (1..=3).for_each(|n| breaker.answered(contact(n), Signal::Failed(Some(60 * SECOND)), false, now));
         assert_eq!(breaker.permit(now + 59 * SECOND), Permit::Nothing);
         assert_eq!(breaker.permit(now + 60 * SECOND), Permit::Probe);
     }
@@ -202,28 +298,104 @@ mod tests {
     #[test]
     fn while_open_one_probe_at_a_time_goes_and_each_failure_doubles_the_wait() {
         let (mut breaker, now) = breaker();
-        breaker.open(OpenReason::Unauthorized, None, now);
+        breaker.answered(contact(1), Signal::Unauthorized, false, now);
         assert_eq!(breaker.permit(now), Permit::Nothing);
         let mut at = now + SECOND;
         for wait in [2, 3, 3] {
             assert_eq!(breaker.permit(at), Permit::Probe);
             breaker.probe_sent();
             assert_eq!(breaker.permit(at + 100 * SECOND), Permit::Nothing);
-            breaker.open(OpenReason::Unauthorized, None, at);
+            breaker.answered(contact(1), Signal::Unauthorized, true, at);
             assert_eq!(breaker.permit(at + wait * SECOND - SECOND / 2), Permit::Nothing);
             at += wait * SECOND;
         }
         breaker.probe_sent();
-        assert!(breaker.answered(at));
+        breaker.answered(contact(1), Signal::Accepted, true, at);
         assert_eq!(breaker.permit(at), Permit::All);
-        assert_eq!(breaker.open_time(at + 50 * SECOND), at - now);
     }
 
-    #[test]
-    fn a_late_answer_to_an_earlier_request_does_not_close_it() {
-        let (mut breaker, now) = breaker();
-        breaker.open(OpenReason::EndpointNotFound, None, now);
-        assert!(!breaker.answered(now));
-        assert_eq!(breaker.open_reason(), Some(OpenReason::EndpointNotFound));
+    /// The model: a plain account of what the rules say, over any run of answers.
+    #[derive(Debug, Default)]
+    struct Model {
+        open: Option<OpenReason>,
+        guarded: bool,
+        half_open: bool,
+        failed: Vec<u8>,
+        window: Vec<Option<u8>>,
+    }
+
+    impl Model {
+        fn take(&mut self, who: u8, signal: Signal, probe: bool) {
+            if self.open.is_some() && !(probe && self.half_open) {
+                return;
+            }
+            let was_open = self.open.is_some();
+            self.half_open = false;
+            let next = match signal {
+                Signal::Unauthorized => Some(OpenReason::Unauthorized),
+                Signal::EndpointNotFound => Some(OpenReason::EndpointNotFound),
+                Signal::Failed(_) if was_open => Some(OpenReason::Unavailable),
+                Signal::Failed(_) => {
+                    self.failed.push(who);
+                    let several = self.failed.iter().any(|other| *other != self.failed[0]);
+                    (several && self.failed.len() >= 3).then_some(OpenReason::Unavailable)
+                }
+                Signal::Rejected if was_open => self.guarded.then_some(OpenReason::Rejecting),
+                Signal::Accepted if was_open => None,
+                Signal::Accepted | Signal::Rejected => {
+                    self.failed.clear();
+                    self.window.push((signal == Signal::Rejected).then_some(who));
+                    let last = &self.window[self.window.len().saturating_sub(4)..];
+                    let rejected: Vec<u8> = last.iter().flatten().copied().collect();
+                    let several = rejected.iter().any(|other| *other != rejected[0]);
+                    (signal == Signal::Rejected && several && rejected.len() > 2).then_some(OpenReason::Rejecting)
+                }
+            };
+            if was_open && next.is_none() {
+                *self = Model::default();
+            }
+            self.guarded |= !was_open && next == Some(OpenReason::Rejecting);
+            self.open = next;
+        }
+    }
+
+    fn signal() -> impl Strategy<Value = Signal> {
+        prop_oneof![
+            4 => Just(Signal::Accepted),
+            4 => Just(Signal::Rejected),
+            4 => (0u64..10).prop_map(|s| Signal::Failed((s > 5).then(|| s * SECOND.as_secs()).map(Duration::from_secs))),
+            1 => Just(Signal::Unauthorized),
+            1 => Just(Signal::EndpointNotFound),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn it_does_what_the_model_says_whatever_comes_back(
+            steps in prop::collection::vec((0u8..4, signal(), any::<bool>(), 0u64..5000), 1..300),
+        ) {
+            let (mut breaker, mut now) = breaker();
+            let mut model = Model::default();
+            for (who, signal, late, pause) in steps {
+                now += Duration::from_millis(pause);
+                match breaker.permit(now) {
+                    Permit::All => prop_assert_eq!(model.open, None),
+                    Permit::Probe => {
+                        prop_assert!(model.open.is_some() && !model.half_open);
+                        breaker.probe_sent();
+                        model.half_open = true;
+                        prop_assert_eq!(breaker.permit(now), Permit::Nothing, "one probe at a time");
+                    }
+                    Permit::Nothing => prop_assert!(model.open.is_some()),
+                }
+                let probe = model.half_open && !late;
+                breaker.answered(contact(who), signal, probe, now);
+                model.take(who, signal, probe);
+                prop_assert_eq!(reason(&breaker), model.open);
+                if let Some(until) = breaker.next_probe() {
+                    prop_assert!(until <= now + 10 * SECOND, "a probe is always due");
+                }
+            }
+        }
     }
 }

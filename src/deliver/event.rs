@@ -1,16 +1,16 @@
 //! One event on its way to Nat.app: what is sent, what it is compared by, and the attempts made so far.
 
-use std::time::{Duration, Instant};
-
 use bytes::Bytes;
 use jiff::Timestamp;
 
 use super::feed::QueueRecord;
-use super::retry::Retries;
+use super::retry::{FailedAttempt, Tries};
 use crate::config;
 use crate::dead_letter::{Attempts, Origin};
-use crate::dedup::{Contact, DedupKey, Kind, Place};
+use crate::dedup::{Contact, DedupKey, Kind, Place, Tried};
+use crate::mutant;
 use crate::nat::{self, Answer};
+use crate::poison::{Panicked, contained};
 use crate::segment::{self, Filtered, Invalid, Rules};
 
 pub struct Event {
@@ -23,16 +23,15 @@ pub struct Event {
     pub source_timestamp: i64,
     pub body: Bytes,
     pub idempotency_key: String,
-    tries: Option<Tries>,
+    tries: Option<Box<Tries>>,
 }
 
-/// What was tried before.
-struct Tries {
-    attempts: Attempts,
-    first: Instant,
-    /// How long the circuit had been open in all when the first attempt had failed.
-    open_at_first: Duration,
-    retries: Retries,
+/// What comes after an attempt that failed.
+pub enum AfterFailure {
+    /// The next attempt, after so long; and what a restart has to know.
+    Wait(std::time::Duration, Tried),
+    /// Patience is over.
+    Exhausted(Attempts),
 }
 
 /// What a queue record holds.
@@ -42,34 +41,50 @@ pub enum Read {
     Invalid(QueueRecord, Invalid),
 }
 
+/// What is found out about a queue record.
+enum Judged {
+    Event { contact: Contact, key: DedupKey, place: Place, source_timestamp: i64, body: Bytes, idempotency_key: String },
+    Filtered(Filtered),
+    Invalid(Invalid),
+}
+
 /// Reads a queue record by the very rules that ingest went by.
 pub fn read(record: QueueRecord, rules: &Rules, now: Timestamp) -> Read {
+    match contained(|| judge(&record, rules, now)) {
+        Ok(Judged::Event { contact, key, place, source_timestamp, body, idempotency_key }) => {
+            let tries = None;
+            let event = Event { contact, key, place, source_timestamp, body, idempotency_key, tries, record };
+            Read::Event(Box::new(event))
+        }
+        Ok(Judged::Filtered(reason)) => Read::Filtered(reason),
+        Ok(Judged::Invalid(reason)) => Read::Invalid(record, reason),
+        Err(Panicked(place)) => {
+            let QueueRecord { partition, offset, .. } = record;
+            tracing::error!(partition, offset, place, "poison: handling this queue record panicked; dead letter");
+            Read::Invalid(record, Invalid::Poison)
+        }
+    }
+}
+
+fn judge(record: &QueueRecord, rules: &Rules, now: Timestamp) -> Judged {
     let Some(value) = record.value.as_deref() else {
-        return Read::Filtered(Filtered::Tombstone);
+        return Judged::Filtered(Filtered::Tombstone);
     };
+    mutant::poison(value);
     match segment::classify(rules, value, now) {
         segment::Outcome::Identify(identify) => {
             let key = DedupKey::of(&identify, rules.engage);
             let (place, source_timestamp) = match key.kind {
-                Kind::Engage { .. } => place_of(&record),
+                Kind::Engage { .. } => place_of(record),
                 Kind::Visit => (Place::default(), 0),
             };
             let contact = Contact::of(&identify.email);
             let body = Bytes::from(nat::body(&identify));
             let idempotency_key = nat::idempotency_key(&key, value);
-            Read::Event(Box::new(Event {
-                contact,
-                key,
-                place,
-                source_timestamp,
-                body,
-                idempotency_key,
-                tries: None,
-                record,
-            }))
+            Judged::Event { contact, key, place, source_timestamp, body, idempotency_key }
         }
-        segment::Outcome::Filtered(reason) => Read::Filtered(reason),
-        segment::Outcome::Invalid { reason, .. } => Read::Invalid(record, reason),
+        segment::Outcome::Filtered(reason) => Judged::Filtered(reason),
+        segment::Outcome::Invalid { reason, .. } => Judged::Invalid(reason),
     }
 }
 
@@ -85,50 +100,28 @@ fn place_of(record: &QueueRecord) -> (Place, i64) {
 }
 
 impl Event {
-    /// Takes in an attempt that failed: how long to wait before the next, or `None` if patience is over.
-    pub fn failed(
-        &mut self,
-        answer: Answer,
-        retry_after: Option<Duration>,
-        sent: Instant,
-        open_time: Duration,
-        settings: &config::Retry,
-    ) -> Option<Duration> {
-        let (now, wall) = (Instant::now(), Timestamp::now().as_millisecond());
-        let tries = self.tries.get_or_insert_with(|| Tries {
-            attempts: Attempts {
-                count: 0,
-                first: wall - (now - sent).as_millis() as i64,
-                last: wall,
-                answer: answer.clone(),
-            },
-            first: sent,
-            open_at_first: open_time,
-            retries: Retries::new(settings),
-        });
-        tries.attempts.count += 1;
-        tries.attempts.last = wall;
-        tries.attempts.answer = answer;
-        let open_since = open_time.saturating_sub(tries.open_at_first);
-        let elapsed = (now - tries.first).saturating_sub(open_since);
-        let remaining = settings.max_elapsed.checked_sub(elapsed).filter(|remaining| !remaining.is_zero())?;
-        let wait = tries.retries.next_wait(retry_after);
-        // The last attempt is made when patience ends, not given up before; Retry-After is not cut.
-        Some(wait.min(remaining).max(retry_after.unwrap_or_default()))
+    /// Goes on where an earlier process left off.
+    pub fn resume(&mut self, tried: &Tried, settings: &config::Retry) {
+        self.tries = Some(Box::new(Tries::resumed(tried, settings)));
     }
 
-    /// All attempts, with the one just answered.
-    pub fn attempts(&mut self, answer: Answer, sent: Instant) -> Attempts {
-        let wall = Timestamp::now().as_millisecond();
-        let first = wall - sent.elapsed().as_millis() as i64;
-        match self.tries.take() {
-            Some(tries) => Attempts { count: tries.attempts.count + 1, last: wall, answer, ..tries.attempts },
-            None => Attempts { count: 1, first, last: wall, answer },
+    /// Takes in an attempt that failed.
+    pub fn failed(&mut self, answer: Answer, attempt: &FailedAttempt, settings: &config::Retry) -> AfterFailure {
+        let tries = self.tries.get_or_insert_with(|| Box::new(Tries::none(settings)));
+        match tries.failed(attempt, settings) {
+            Some(wait) => AfterFailure::Wait(wait, tries.tried(self.record.offset, attempt.clock)),
+            None => AfterFailure::Exhausted(attempts(tries, answer)),
         }
     }
 
-    /// The attempts that exhausted its patience.
-    pub fn exhausted(&mut self) -> Option<Attempts> {
-        self.tries.take().map(|tries| tries.attempts)
+    /// All attempts, with the one just answered for good. Unix milliseconds.
+    pub fn attempts(&mut self, answer: Answer, sent: i64, now: i64, settings: &config::Retry) -> Attempts {
+        let tries = self.tries.get_or_insert_with(|| Box::new(Tries::none(settings)));
+        tries.count(sent, now);
+        attempts(tries, answer)
     }
+}
+
+fn attempts(tries: &Tries, answer: Answer) -> Attempts {
+    Attempts { count: tries.attempts, first: tries.first, last: tries.last, answer }
 }

@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::message::{BorrowedMessage, Message};
 use tokio::sync::mpsc::Sender;
@@ -46,6 +46,10 @@ pub enum FromFeed {
     /// Ours until `HandBack`.
     Revoked(Vec<i32>),
     Lost(Vec<i32>),
+    /// What comes next in these partitions cannot be known; they are not read on.
+    Stopped(Vec<i32>),
+    /// The answer to `Confirm`: what was lost while the process stood still has been told by now.
+    Confirmed,
     Failed(KafkaProblem),
 }
 
@@ -60,6 +64,12 @@ pub enum ToFeed {
         bytes: usize,
     },
     Store(Vec<(i32, i64)>),
+    /// While it is open nothing more is read than probes need.
+    Circuit {
+        open: bool,
+    },
+    /// The process stood still: say when the group has had time to put it out.
+    Confirm,
     HandBack(Vec<i32>),
     Close,
 }
@@ -67,6 +77,12 @@ pub enum ToFeed {
 /// The longest poll without a record: how long a message from the loop may wait.
 const IDLE_POLL: Duration = Duration::from_millis(20);
 const BURST: usize = 256;
+/// While the circuit is open reading pauses when so many events are pending: probes need other contacts to choose from than
+/// the one that may be why it opened.
+const PROBE_CHOICE: usize = 512;
+/// After a standstill. librdkafka's own clock tells it at once if its session has ended meanwhile, and a heartbeat that is
+/// overdue goes out at once, and comes back refused if the group has put it out: this is ample for both.
+const TIME_TO_HEAR_OF_IT: Duration = Duration::from_secs(1);
 const STAGE: &str = "deliver";
 
 pub struct Feed {
@@ -76,6 +92,9 @@ pub struct Feed {
     commands: Receiver<ToFeed>,
     metrics: Arc<Metrics>,
     budget: Budget,
+    circuit_open: bool,
+    /// When to answer `Confirm`.
+    confirm_at: Option<Instant>,
     paused: bool,
     assigned: HashSet<i32>,
     held: HashSet<i32>,
@@ -100,6 +119,8 @@ impl Feed {
             commands,
             metrics,
             budget: Budget::new(config.deliver),
+            circuit_open: false,
+            confirm_at: None,
             paused: false,
             assigned: HashSet::new(),
             held: HashSet::new(),
@@ -131,6 +152,10 @@ impl Feed {
         while let Some(notice) = self.consumer.next_notice() {
             self.take_notice(notice)?;
         }
+        if self.confirm_at.is_some_and(|at| Instant::now() >= at) {
+            self.confirm_at = None;
+            self.tell(FromFeed::Confirmed);
+        }
         Ok(())
     }
 
@@ -155,6 +180,7 @@ impl Feed {
                     }
                 }
                 Some(Err(PollError::Fatal(problem))) => return Err(problem),
+                Some(Err(PollError::OffsetGone)) => self.find_place_again()?,
                 Some(Err(PollError::Passing(error))) => {
                     self.metrics.kafka_errors.with_label_values(&[STAGE]).inc();
                     tracing::warn!(stage = STAGE, error, "the Kafka client has trouble and goes on by itself");
@@ -165,6 +191,16 @@ impl Feed {
         Ok(records)
     }
 
+    /// Reads on where Kafka still has records, or stops where nobody can tell what comes next.
+    fn find_place_again(&mut self) -> Result<(), KafkaProblem> {
+        let is_paused = |(_, partition): &TopicPartition| self.paused || self.held.contains(partition);
+        let stopped = self.consumer.find_places_again(&self.metrics, is_paused)?;
+        if !stopped.is_empty() {
+            self.tell(FromFeed::Stopped(stopped.into_iter().map(|(_, partition)| partition).collect()));
+        }
+        Ok(())
+    }
+
     fn take_notice(&mut self, notice: Notice) -> Result<(), KafkaProblem> {
         let numbers =
             |partitions: &[TopicPartition]| partitions.iter().map(|(_, partition)| *partition).collect::<Vec<_>>();
@@ -173,6 +209,7 @@ impl Feed {
                 // The queue is ours: nothing in it may be skipped.
                 let begins = self.consumer.assign(&partitions, Start::Earliest, true)?;
                 self.consumer.store(&begins);
+                self.metrics.begin_records_gone(&begins);
                 self.assigned.extend(numbers(&partitions));
                 self.held.extend(numbers(&partitions));
                 self.tell(FromFeed::Assigned(
@@ -202,6 +239,8 @@ impl Feed {
                     ours.map(|(partition, offset)| ((self.topic.clone(), partition), offset)).collect();
                 self.consumer.store(&offsets);
             }
+            ToFeed::Circuit { open } => self.circuit_open = open,
+            ToFeed::Confirm => self.confirm_at = Some(Instant::now() + TIME_TO_HEAR_OF_IT),
             ToFeed::HandBack(partitions) => {
                 self.consumer.unassign(&self.places(partitions.iter().copied()));
                 self.forget(&partitions);
@@ -222,7 +261,7 @@ impl Feed {
     }
 
     fn apply_budget(&mut self) {
-        let pause = self.budget.must_pause();
+        let pause = self.budget.must_pause() || (self.circuit_open && self.budget.events() >= PROBE_CHOICE);
         if pause != self.paused {
             let begun = self.places(self.assigned.difference(&self.held).copied());
             if pause {

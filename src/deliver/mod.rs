@@ -9,6 +9,7 @@ mod breaker;
 mod event;
 mod feed;
 mod lanes;
+mod pace;
 mod partition;
 mod restore;
 mod retry;
@@ -16,7 +17,7 @@ mod send;
 mod writes;
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::collections::{BTreeSet, BinaryHeap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
@@ -26,17 +27,20 @@ use tokio::sync::{mpsc, watch};
 
 use crate::config::Config;
 use crate::dead_letter::Reason;
-use crate::dedup::Contact;
+use crate::dedup::{Contact, Delivered, DeliveredSet};
 use crate::kafka::{Ack, KafkaProblem};
 use crate::metrics::{Metrics, Outcome};
+use crate::mutant::{self, Mutant};
 use crate::nat::{Answer, NatClient};
-use crate::stage::{StageStatus, Stop};
+use crate::stage::{CircuitOpen, StageStatus, Stop, Whereabouts};
 
 use breaker::{Breaker, OpenReason};
-use event::Read;
+use event::{Event, Read};
 use feed::{Feed, FromFeed, QueueRecord, ToFeed};
+use pace::Pace;
 use partition::Partition;
-use restore::{FromRestore, Restore};
+use restore::{FromRestore, Restore, ToRestore};
+use retry::PatienceClock;
 use writes::{Token, Write, Writes};
 
 const STAGE: &str = "deliver";
@@ -47,6 +51,9 @@ const TICK: Duration = Duration::from_millis(100);
 const LONGEST_REVOKE: Duration = Duration::from_secs(60);
 /// How long the last writes may take at the end.
 const LAST_WRITES: Duration = Duration::from_secs(2);
+/// A turn of the loop takes `TICK` at most. After one that took this long (a stopped process, a starved machine) others may
+/// have been given what was ours.
+const STOOD_STILL: Duration = Duration::from_secs(2);
 
 /// A contact's lane, by partition and generation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -59,9 +66,20 @@ struct LaneId {
 /// A request that has come back.
 struct Answered {
     lane: LaneId,
-    answer: Answer,
+    /// `None`: it was not sent, since the process stood still before.
+    answer: Option<Answer>,
     sent: Instant,
     probe: bool,
+}
+
+/// What the loop wakes for.
+enum Woken {
+    Stop(Option<Instant>),
+    Answered(Answered),
+    Ack(Ack<Token>),
+    Restored(FromRestore),
+    Feed(Option<FromFeed>),
+    Time,
 }
 
 /// Runs until told to stop.
@@ -74,8 +92,9 @@ pub async fn run(
     client: NatClient,
     status: watch::Sender<StageStatus>,
     mut stop: Stop,
+    whereabouts: Arc<Whereabouts>,
 ) -> Result<(), KafkaProblem> {
-    let (mut deliver, mut channels, feed) = Deliver::new(config, metrics, client)?;
+    let (mut deliver, mut channels, feed) = Deliver::new(config, metrics, client, whereabouts)?;
     let feed = std::thread::Builder::new()
         .name("queue-consumer".into())
         .spawn(move || feed.run())
@@ -110,7 +129,12 @@ struct Deliver {
     config: Arc<Config>,
     metrics: Arc<Metrics>,
     client: NatClient,
+    whereabouts: Arc<Whereabouts>,
     breaker: Breaker,
+    pace: Pace,
+    patience: PatienceClock,
+    /// A turn longer than this needs to be answered for.
+    stood_still: Duration,
     writes: Writes,
     to_feed: std::sync::mpsc::Sender<ToFeed>,
     answers: mpsc::Sender<Answered>,
@@ -125,6 +149,8 @@ struct Deliver {
     revoking: Option<(Vec<i32>, Instant)>,
     /// What was settled since the feed was last told.
     settled: (usize, usize),
+    /// Partitions that cannot be read on; see `FromFeed::Stopped`.
+    stopped: BTreeSet<i32>,
     assigned: bool,
     stopping: bool,
 }
@@ -134,6 +160,7 @@ impl Deliver {
         config: Arc<Config>,
         metrics: Arc<Metrics>,
         client: NatClient,
+        whereabouts: Arc<Whereabouts>,
     ) -> Result<(Deliver, Channels, Feed), KafkaProblem> {
         // One message an event at most, and a few that are none.
         let capacity = config.deliver.max_pending_events + 1024;
@@ -146,6 +173,10 @@ impl Deliver {
         let feed = Feed::new(&config, Arc::clone(&metrics), feed_sender, commands)?;
         let deliver = Deliver {
             breaker: Breaker::new(config.circuit),
+            pace: Pace::new(config.concurrency, config.rate_limit),
+            patience: PatienceClock::new(Instant::now()),
+            stood_still: config.kafka.session_timeout().map_or(STOOD_STILL, |session| STOOD_STILL.min(session / 3)),
+            whereabouts,
             writes,
             metrics,
             client,
@@ -159,6 +190,7 @@ impl Deliver {
             in_flight: 0,
             revoking: None,
             settled: (0, 0),
+            stopped: BTreeSet::new(),
             assigned: false,
             stopping: false,
             config,
@@ -172,7 +204,6 @@ impl Deliver {
         Ok((deliver, channels, feed))
     }
 
-    /// What is under way comes before what is new: an arm can only starve those below it.
     async fn run(
         &mut self,
         channels: &mut Channels,
@@ -182,32 +213,20 @@ impl Deliver {
         let mut deadline = None;
         let mut next_tick = Instant::now() + TICK;
         loop {
-            tokio::select! {
-                biased;
-                told = stop.told(), if !self.stopping => {
+            let turn = Instant::now();
+            let woken = self.next(channels, stop, next_tick).await;
+            if turn.elapsed() > self.stood_still {
+                self.make_sure_of_partitions(channels, turn.elapsed()).await?;
+            }
+            match woken {
+                Woken::Stop(told) => {
                     deadline = told;
                     self.stopping = true;
                 }
-                Some(answered) = channels.answers.recv() => {
-                    self.on_answer(answered)?;
-                    while let Ok(answered) = channels.answers.try_recv() {
-                        self.on_answer(answered)?;
-                    }
-                }
-                Some(ack) = channels.acks.recv() => {
-                    self.on_ack(ack)?;
-                    while let Ok(ack) = channels.acks.try_recv() {
-                        self.on_ack(ack)?;
-                    }
-                }
-                Some(restored) = channels.restored.recv() => self.on_restored(restored)?,
-                news = channels.feed.recv() => match news {
-                    Some(news) => self.on_feed(news)?,
-                    None => return Err(KafkaProblem::Stopped("the queue's consumer has ended by itself".into())),
-                },
-                () = tokio::time::sleep_until(self.next_wake(next_tick).into()) => {}
+                woken => self.handle(woken, channels)?,
             }
             let now = Instant::now();
+            self.patience.set(self.breaker.is_open().is_none() && self.pace.held_until(now).is_none(), now);
             self.wake_waiting(now);
             self.dispatch(now);
             self.hand_back(now);
@@ -223,12 +242,71 @@ impl Deliver {
         }
     }
 
+    /// What is under way comes before what is new: an arm can only starve those below it.
+    async fn next(&self, channels: &mut Channels, stop: &mut Stop, next_tick: Instant) -> Woken {
+        tokio::select! {
+            biased;
+            told = stop.told(), if !self.stopping => Woken::Stop(told),
+            Some(answered) = channels.answers.recv() => Woken::Answered(answered),
+            Some(ack) = channels.acks.recv() => Woken::Ack(ack),
+            Some(restored) = channels.restored.recv() => Woken::Restored(restored),
+            news = channels.feed.recv() => Woken::Feed(news),
+            () = tokio::time::sleep_until(self.next_wake(next_tick).into()) => Woken::Time,
+        }
+    }
+
+    /// Takes in what woke it, and what else has come of that kind.
+    fn handle(&mut self, woken: Woken, channels: &mut Channels) -> Result<(), KafkaProblem> {
+        match woken {
+            Woken::Answered(answered) => {
+                self.on_answer(answered)?;
+                while let Ok(answered) = channels.answers.try_recv() {
+                    self.on_answer(answered)?;
+                }
+            }
+            Woken::Ack(ack) => {
+                self.on_ack(ack)?;
+                while let Ok(ack) = channels.acks.try_recv() {
+                    self.on_ack(ack)?;
+                }
+            }
+            Woken::Restored(restored) => self.on_restored(restored)?,
+            Woken::Feed(Some(news)) => self.on_feed(news)?,
+            Woken::Feed(None) => {
+                return Err(KafkaProblem::Stopped("the queue's consumer has ended by itself".into()));
+            }
+            Woken::Stop(_) | Woken::Time => {}
+        }
+        Ok(())
+    }
+
+    /// This process stood still, maybe for longer than its group waits for it. Before it sends or writes anything, the
+    /// consumer finds out whether it is a member still: if not, that its partitions are lost comes before `Confirmed`.
+    async fn make_sure_of_partitions(&mut self, channels: &mut Channels, stood: Duration) -> Result<(), KafkaProblem> {
+        tracing::warn!(
+            stage = STAGE,
+            seconds = stood.as_secs_f64(),
+            "this process stood still; making sure that its partitions are its own before it goes on"
+        );
+        self.tell_feed(ToFeed::Confirm);
+        loop {
+            match channels.feed.recv().await {
+                Some(FromFeed::Confirmed) => return Ok(()),
+                Some(news) => self.on_feed(news)?,
+                None => return Err(KafkaProblem::Stopped("the queue's consumer has ended by itself".into())),
+            }
+        }
+    }
+
     fn next_wake(&self, next_tick: Instant) -> Instant {
         let retry = self.waiting.peek().map(|Reverse((at, _))| *at);
-        // Only where `dispatch` would send one.
-        let may_send = !self.stopping && !self.ready.is_empty() && self.in_flight < self.config.concurrency;
-        let probe = self.breaker.next_probe().filter(|_| may_send);
-        [retry, probe].into_iter().flatten().fold(next_tick, Instant::min)
+        // Only where `dispatch` would send one then.
+        let has_ready = !self.stopping && !self.ready.is_empty();
+        let paced = self.pace.next_send().filter(|_| has_ready && self.in_flight < self.pace.limit());
+        let has_any = !self.stopping && !(self.ready.is_empty() && self.waiting.is_empty());
+        let probe = self.breaker.next_probe().max(self.pace.next_send()).filter(|_| has_any);
+        let next = if self.breaker.is_open().is_some() { probe } else { paced };
+        [retry, next].into_iter().flatten().fold(next_tick, Instant::min)
     }
 
     fn is_quiet(&self) -> bool {
@@ -258,10 +336,18 @@ impl Deliver {
             FromFeed::Lost(partitions) => {
                 tracing::warn!(stage = STAGE, ?partitions, "lost to another instance: this one was away for too long");
                 self.remove(&partitions);
+                if self.partitions.is_empty() {
+                    self.writes.drop_unsent();
+                }
                 self.revoking =
                     self.revoking.take().filter(|(revoked, _)| revoked.iter().any(|p| !partitions.contains(p)));
                 Ok(())
             }
+            FromFeed::Stopped(partitions) => {
+                self.stopped.extend(partitions);
+                Ok(())
+            }
+            FromFeed::Confirmed => Ok(()),
             FromFeed::Failed(problem) => Err(problem),
         }
     }
@@ -275,7 +361,8 @@ impl Deliver {
         for (partition, begin) in begins {
             self.generations += 1;
             let gone = Arc::new(AtomicBool::new(false));
-            restoring.push((partition, self.generations, Arc::clone(&gone)));
+            let (generation, gone_too) = (self.generations, Arc::clone(&gone));
+            restoring.push(ToRestore { partition, generation, begin, gone: gone_too });
             let now = Timestamp::now().as_millisecond();
             self.partitions.insert(partition, Partition::new(self.generations, begin, now, gone));
         }
@@ -296,11 +383,12 @@ impl Deliver {
     fn on_restored(&mut self, restored: FromRestore) -> Result<(), KafkaProblem> {
         match restored {
             FromRestore::Failed(problem) => return Err(problem),
-            FromRestore::Restored { partition: number, generation, set } => {
+            FromRestore::Restored { partition: number, generation, restored } => {
                 if let Some(partition) = self.partitions.get_mut(&number)
                     && partition.generation == generation
                 {
-                    partition.delivered = Some(*set);
+                    partition.delivered = Some(restored.set);
+                    partition.tried = restored.tried;
                     self.tell_feed(ToFeed::Begin(number));
                 }
             }
@@ -327,8 +415,26 @@ impl Deliver {
         partition.pending_events += 1;
         partition.pending_bytes += weight;
         partition.ledger.charge(offset, 1, record.timestamp);
+        self.whereabouts.at(number, offset);
         match event::read(record, &self.config.rules, now) {
-            Read::Event(event) => {
+            Read::Event(mut event) => {
+                if let Some(tried) = partition.tried.remove(&offset) {
+                    event.resume(&tried, &self.config.retry);
+                }
+                if mutant::is(Mutant::MarkOnReceipt) {
+                    let Event { key, place, source_timestamp, .. } = *event;
+                    let at = now.as_millisecond();
+                    let set = partition.delivered.get_or_insert_with(|| DeliveredSet::new(self.config.dedup_retention));
+                    if set.contains(&key, place, source_timestamp) {
+                        self.metrics.settled(Outcome::Duplicate, key.kind.as_str(), 1);
+                        self.settle(number, offset, weight);
+                        return Ok(());
+                    }
+                    set.insert(&Delivered { key, at, queue_offset: offset, place });
+                }
+                if mutant::is(Mutant::ForgetLaneOrder) {
+                    event.contact = Contact(u128::from(offset.unsigned_abs()).to_be_bytes());
+                }
                 let lane = LaneId { partition: number, generation: partition.generation, contact: event.contact };
                 if partition.lanes.push(lane.contact, *event) {
                     self.advance(lane);
@@ -353,6 +459,7 @@ impl Deliver {
         };
         partition.writes_in_flight -= 1;
         match token.write {
+            Write::Tried => return Ok(()),
             Write::Delivered { kind } => self.metrics.settled(Outcome::Delivered, kind, 1),
             Write::DeadLetter { reason, holds, .. } => {
                 self.metrics.settled(Outcome::DeadLettered, reason.as_str(), 1);
@@ -392,6 +499,7 @@ impl Deliver {
 
     fn remove(&mut self, partitions: &[i32]) {
         for number in partitions {
+            self.stopped.remove(number);
             if let Some(partition) = self.partitions.remove(number) {
                 self.settled.0 += partition.pending_events;
                 self.settled.1 += partition.pending_bytes;
@@ -419,18 +527,34 @@ impl Deliver {
         self.metrics.dedup_entries.with_label_values(&["visit"]).set(visits as i64);
         self.metrics.dedup_entries.with_label_values(&["engage"]).set(engage as i64);
         self.metrics.retrying_events.set(self.waiting.len() as i64);
-        let open = self.breaker.open_reason();
+        self.metrics.concurrency_limit.set(self.pace.limit() as i64);
+        self.metrics.stopped_partitions.with_label_values(&[STAGE]).set(self.stopped.len() as i64);
+        let circuit = self.circuit();
         for reason in OpenReason::ALL {
-            self.metrics.circuit_open.with_label_values(&[reason.as_str()]).set((open == Some(reason)).into());
+            let is_it = circuit.is_some_and(|circuit| circuit.reason == reason.as_str());
+            self.metrics.circuit_open.with_label_values(&[reason.as_str()]).set(is_it.into());
         }
+        self.metrics.circuit_opened.set(circuit.map_or(0.0, |circuit| circuit.since.as_millisecond() as f64 / 1000.0));
         let topic = &self.config.topics.queue;
         status.send_replace(StageStatus {
             assigned: self.assigned,
             restoring,
-            circuit: open.map(OpenReason::as_str),
+            circuit,
+            held_until: self.held_until(),
+            stopped: self.stopped.iter().map(|partition| (topic.clone(), *partition)).collect(),
             positions: self.partitions.iter().map(|(number, partition)| partition.position(topic, *number)).collect(),
             beat: Instant::now(),
         });
+    }
+
+    /// Why the circuit is open and since when, as people tell the time.
+    fn circuit(&self) -> Option<CircuitOpen> {
+        let (reason, since) = self.breaker.is_open()?;
+        Some(CircuitOpen { reason: reason.as_str(), since: wall_time(since) })
+    }
+
+    fn held_until(&self) -> Option<Timestamp> {
+        self.pace.held_until(Instant::now()).map(wall_time)
     }
 
     fn store_frontiers(&mut self) {
@@ -453,4 +577,12 @@ impl Deliver {
     fn tell_feed(&self, command: ToFeed) {
         let _ = self.to_feed.send(command);
     }
+}
+
+/// When that was, or will be, by the clock on the wall.
+fn wall_time(instant: Instant) -> Timestamp {
+    let now = (Instant::now(), Timestamp::now());
+    let ahead = instant.saturating_duration_since(now.0).as_millis() as i64;
+    let ago = now.0.saturating_duration_since(instant).as_millis() as i64;
+    Timestamp::from_millisecond(now.1.as_millisecond() + ahead - ago).unwrap_or(now.1)
 }

@@ -1,12 +1,14 @@
 //! One queue partition while it is ours: its ledger, its lanes, its delivered set. What is left of it when it goes is
 //! dropped, and read again by whoever gets it.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::event::Event;
 use super::lanes::Lanes;
-use crate::dedup::{Contact, DeliveredSet};
+use crate::dedup::{Contact, DeliveredSet, Tried};
+use crate::mutant::{self, Mutant};
 use crate::stage::{Ledger, Position};
 
 pub struct Partition {
@@ -16,6 +18,8 @@ pub struct Partition {
     pub lanes: Lanes<Contact, Event>,
     /// `None` until restored; nothing is read before.
     pub delivered: Option<DeliveredSet>,
+    /// What an earlier owner had tried in vain, by offset; each is taken out as its event comes.
+    pub tried: HashMap<i64, Tried>,
     /// Being handed back: nothing more is sent.
     pub draining: bool,
     pub requests_in_flight: usize,
@@ -35,6 +39,7 @@ impl Partition {
             ledger: Ledger::new(begin, now),
             lanes: Lanes::default(),
             delivered: None,
+            tried: HashMap::new(),
             draining: false,
             requests_in_flight: 0,
             writes_in_flight: 0,
@@ -52,7 +57,7 @@ impl Partition {
 
     /// The frontier, if it has moved since the last call.
     pub fn take_frontier(&mut self) -> Option<i64> {
-        let frontier = self.ledger.frontier();
+        let frontier = if mutant::is(Mutant::CommitHighest) { self.ledger.next() } else { self.ledger.frontier() };
         let moved = frontier > self.stored;
         self.stored = frontier;
         moved.then_some(frontier)

@@ -1,5 +1,10 @@
 //! The restore: before the first event of a partition is sent, its delivered set is read back from the changelog, to the
 //! end offset as it is after the partition became ours. On a thread of its own, one for each assignment.
+//!
+//! Why nothing acknowledged can be missed: a write with `acks=all` is acknowledged when the high watermark is past it. The
+//! ends are asked for after the partition became ours, and what brokers answer to that is the high watermark, never one of
+//! before (after a change of leader they answer once the new one has caught up, KIP-207). A partition counts as read only
+//! when that offset is reached; an earlier "end" is a new leader's that has not caught up yet, and is asked again.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,30 +20,51 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tokio::sync::mpsc::Sender;
 
 use crate::config::Config;
-use crate::dedup::{Delivered, DeliveredSet, Key};
+use crate::dedup::{Change, DeliveredSet, Key, Tried};
 use crate::kafka::{Context, KafkaProblem, reader_config};
 use crate::metrics::Metrics;
+use crate::mutant::{self, Mutant};
 
 /// What the restore tells the loop.
 pub enum FromRestore {
-    Restored { partition: i32, generation: u64, set: Box<DeliveredSet> },
+    Restored { partition: i32, generation: u64, restored: Box<Restored> },
     Failed(KafkaProblem),
 }
 
-/// Which partitions to restore, for which generation of each, and whether it has gone again.
+/// What the changelog knows of one partition.
+pub struct Restored {
+    pub set: DeliveredSet,
+    /// By queue offset.
+    pub tried: HashMap<i64, Tried>,
+}
+
+/// A partition to restore.
+pub struct ToRestore {
+    pub partition: i32,
+    pub generation: u64,
+    /// The queue offset that it begins at: what was tried before that is of no interest.
+    pub begin: i64,
+    /// Whether it has gone again.
+    pub gone: Arc<AtomicBool>,
+}
+
 pub struct Restore {
     pub config: Arc<Config>,
     pub metrics: Arc<Metrics>,
-    pub partitions: Vec<(i32, u64, Arc<AtomicBool>)>,
+    pub partitions: Vec<ToRestore>,
     pub sender: Sender<FromRestore>,
 }
 
 struct Reading {
     generation: u64,
-    set: DeliveredSet,
+    restored: Restored,
+    begin: i64,
     /// Records from here to the end as it was.
     remaining: i64,
     next: i64,
+    end: i64,
+    /// The place where an end was told that was not the end.
+    false_end: Option<i64>,
     gone: Arc<AtomicBool>,
 }
 
@@ -69,12 +95,20 @@ impl Restore {
     fn find_ends(&self, reader: &BaseConsumer<Context>) -> Result<HashMap<i32, Reading>, KafkaProblem> {
         let topic = self.config.topics.delivered.as_str();
         let mut readings = HashMap::new();
-        for (partition, generation, gone) in &self.partitions {
+        for ToRestore { partition, generation, begin, gone } in &self.partitions {
             let ask = || reader.fetch_watermarks(topic, *partition, self.config.kafka.timeout);
             let Some((low, high)) = self.patiently(gone, ask)? else { continue };
-            let set = DeliveredSet::new(self.config.dedup_retention);
-            let remaining = (high - low).max(0);
-            let reading = Reading { generation: *generation, set, remaining, next: low, gone: Arc::clone(gone) };
+            let restored = Restored { set: DeliveredSet::new(self.config.dedup_retention), tried: HashMap::new() };
+            let reading = Reading {
+                generation: *generation,
+                restored,
+                begin: *begin,
+                remaining: (high - low).max(0),
+                next: low,
+                end: high,
+                false_end: None,
+                gone: Arc::clone(gone),
+            };
             if low < high {
                 readings.insert(*partition, reading);
             } else {
@@ -127,10 +161,7 @@ impl Restore {
                     }
                 }
                 Some(Err(KafkaError::PartitionEOF(partition))) => {
-                    if let Some(reading) = readings.remove(&partition) {
-                        self.metrics.restore_remaining.sub(reading.remaining);
-                        self.hand_over(partition, Reading { remaining: 0, ..reading });
-                    }
+                    self.at_an_end(reader, readings, partition)?;
                 }
                 Some(Err(error)) if is_final(&error) => return Err(failed(error)),
                 Some(Err(error)) => tracing::warn!(%error, "reading the delivered topic goes on after this"),
@@ -147,6 +178,32 @@ impl Restore {
         Ok(())
     }
 
+    /// Hands the partition over if that was its end.
+    fn at_an_end(
+        &self,
+        reader: &BaseConsumer<Context>,
+        readings: &mut HashMap<i32, Reading>,
+        partition: i32,
+    ) -> Result<(), KafkaProblem> {
+        let Some(reading) = readings.get_mut(&partition) else { return Ok(()) };
+        // Asked a second time, at the same place, it is: a tombstone that was cleaned away leaves nothing to read there.
+        if reading.next < reading.end && reading.false_end != Some(reading.next) {
+            reading.false_end = Some(reading.next);
+            let (topic, timeout) = (self.config.topics.delivered.as_str(), self.config.kafka.timeout);
+            let (next, end, gone) = (reading.next, reading.end, Arc::clone(&reading.gone));
+            tracing::warn!(partition, next, end, "the delivered topic ends early; asking again");
+            // Answered when the leader has caught up, and so what is read after it is all there is.
+            self.patiently(&gone, || reader.fetch_watermarks(topic, partition, timeout))?;
+            let seek = || reader.seek(topic, partition, Offset::Offset(next), timeout);
+            return self.patiently(&gone, seek).map(drop);
+        }
+        if let Some(reading) = readings.remove(&partition) {
+            self.metrics.restore_remaining.sub(reading.remaining);
+            self.hand_over(partition, Reading { remaining: 0, ..reading });
+        }
+        Ok(())
+    }
+
     fn drop_gone(&self, readings: &mut HashMap<i32, Reading>) {
         readings.retain(|_, reading| {
             let gone = reading.gone.load(Ordering::Acquire);
@@ -158,9 +215,10 @@ impl Restore {
     }
 
     fn hand_over(&self, partition: i32, mut reading: Reading) {
-        reading.set.expire(Timestamp::now().as_millisecond());
-        let restored = FromRestore::Restored { partition, generation: reading.generation, set: Box::new(reading.set) };
-        let _ = self.sender.blocking_send(restored);
+        reading.restored.set.expire(Timestamp::now().as_millisecond());
+        let Reading { generation, restored, .. } = reading;
+        let _ =
+            self.sender.blocking_send(FromRestore::Restored { partition, generation, restored: Box::new(restored) });
     }
 }
 
@@ -172,11 +230,18 @@ impl Reading {
         self.next = message.offset() + 1;
         self.remaining -= step;
         metrics.restore_remaining.sub(step);
+        if mutant::is(Mutant::SkipRestoreTail) && self.remaining < 20 {
+            return true;
+        }
         let key = message.key().unwrap_or_default();
         match (message.payload(), key.try_into()) {
-            (None, Ok(key)) => self.set.remove(&Key(key)),
-            (Some(value), _) => match Delivered::decode(key, value) {
-                Ok(delivered) => self.set.insert(&delivered),
+            (None, Ok(key)) => self.restored.set.remove(&Key(key)),
+            (Some(value), _) => match Change::decode(key, value) {
+                Ok(Change::Delivered(delivered)) => self.restored.set.insert(&delivered),
+                Ok(Change::Tried(tried)) if tried.queue_offset >= self.begin => {
+                    self.restored.tried.insert(tried.queue_offset, tried);
+                }
+                Ok(Change::Tried(_)) => {}
                 Err(_) => return false,
             },
             (None, Err(_)) => return false,

@@ -5,16 +5,20 @@ use std::cmp::Reverse;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use jiff::Timestamp;
 
-use super::breaker::{OpenReason, Permit};
-use super::feed::QueueRecord;
+use super::breaker::{OpenReason, Permit, Signal};
+use super::event::AfterFailure;
+use super::feed::{QueueRecord, ToFeed};
+use super::retry::FailedAttempt;
 use super::writes::{Token, Write};
 use super::{Answered, Deliver, LaneId};
 use crate::dead_letter::{Attempts, Reason, Undeliverable};
-use crate::dedup::{Contact, Delivered};
+use crate::dedup::{Contact, Delivered, DeliveredSet};
 use crate::kafka::KafkaProblem;
 use crate::metrics::Outcome;
+use crate::mutant::{self, Mutant};
 use crate::nat::{Answer, Verdict};
 
 impl Deliver {
@@ -22,11 +26,8 @@ impl Deliver {
     pub(super) fn advance(&mut self, lane: LaneId) {
         while let Some(partition) = self.partitions.get_mut(&lane.partition) {
             let Some(head) = partition.lanes.head(&lane.contact) else { return };
-            if !partition
-                .delivered
-                .as_ref()
-                .is_some_and(|set| set.contains(&head.key, head.place, head.source_timestamp))
-            {
+            let contains = |set: &DeliveredSet| set.contains(&head.key, head.place, head.source_timestamp);
+            if !partition.delivered.as_ref().is_some_and(contains) || mutant::is(Mutant::MarkOnReceipt) {
                 self.ready.push_back(lane);
                 return;
             }
@@ -48,64 +49,97 @@ impl Deliver {
 
     /// Sends as many heads as may be sent now.
     pub(super) fn dispatch(&mut self, now: Instant) {
-        while !self.stopping && self.in_flight < self.config.concurrency {
+        while !self.stopping {
             let probe = match self.breaker.permit(now) {
-                Permit::All => false,
-                Permit::Probe => true,
-                Permit::Nothing => return,
+                Permit::All if self.pace.may_send(self.in_flight, now) => false,
+                // One at a time it is, whatever else is in flight.
+                Permit::Probe if self.pace.may_send(0, now) => true,
+                Permit::All | Permit::Probe | Permit::Nothing => return,
             };
-            let Some(lane) = self.ready.pop_front() else { return };
+            let Some(lane) = self.next_lane(probe) else { return };
             let Some(partition) =
                 self.partitions.get_mut(&lane.partition).filter(|p| p.generation == lane.generation && !p.draining)
             else {
                 continue;
             };
             let Some(event) = partition.lanes.head(&lane.contact) else { continue };
+            let (body, idempotency_key) = (event.body.clone(), event.idempotency_key.clone());
+            partition.requests_in_flight += 1;
             if probe {
                 self.breaker.probe_sent();
                 if let Err(error) = self.client.read_key_again() {
                     tracing::warn!(%error, "the API key cannot be read again; the one that was is used");
                 }
             }
-            let request = self.client.send(event.body.clone(), &event.idempotency_key);
-            partition.requests_in_flight += 1;
-            self.in_flight += 1;
-            self.metrics.http_in_flight.set(self.in_flight as i64);
-            let (answers, metrics) = (self.answers.clone(), Arc::clone(&self.metrics));
-            tokio::spawn(async move {
+            self.pace.sent(now);
+            self.send(lane, body, &idempotency_key, probe, now);
+        }
+    }
+
+    /// A probe takes an event that waits for its next attempt, if there is no other: were they all waiting for long, nothing
+    /// would find out that Nat.app is back.
+    fn next_lane(&mut self, probe: bool) -> Option<LaneId> {
+        self.ready.pop_front().or_else(|| {
+            let waiting = if probe { self.waiting.pop() } else { None };
+            waiting.map(|Reverse((_, lane))| lane)
+        })
+    }
+
+    fn send(&mut self, lane: LaneId, body: Bytes, idempotency_key: &str, probe: bool, now: Instant) {
+        let request = self.client.send(body, idempotency_key);
+        self.in_flight += 1;
+        self.metrics.http_in_flight.set(self.in_flight as i64);
+        let (answers, metrics) = (self.answers.clone(), Arc::clone(&self.metrics));
+        let stood_still = self.stood_still;
+        tokio::spawn(async move {
+            // A process that stood still until now may have lost the partition: the loop makes sure of that first.
+            let answer = if now.elapsed() > stood_still {
+                None
+            } else {
                 let (answer, took) = request.await;
                 metrics.http_request_duration.observe(took.as_secs_f64());
-                // Without a loop there is nobody to tell: the event will be read and sent again.
-                let _ = answers.send(Answered { lane, answer, sent: now, probe }).await;
-            });
-        }
+                Some(answer)
+            };
+            // Without a loop there is nobody to tell: the event will be read and sent again.
+            let _ = answers.send(Answered { lane, answer, sent: now, probe }).await;
+        });
     }
 
     pub(super) fn on_answer(&mut self, answered: Answered) -> Result<(), KafkaProblem> {
         let Answered { lane, answer, sent, probe } = answered;
         let now = Instant::now();
+        if let Some(answer) = &answer {
+            self.metrics.http_requests.with_label_values(&[&answer.label()]).inc();
+            self.tell_pace(answer, sent, now);
+            self.tell_breaker(lane.contact, answer, now, probe);
+        } else if probe {
+            self.breaker.probe_dropped();
+        }
         self.in_flight -= 1;
         self.metrics.http_in_flight.set(self.in_flight as i64);
-        self.metrics.http_requests.with_label_values(&[&answer.label()]).inc();
-        let verdict = answer.verdict();
-        self.tell_breaker(lane.contact, &answer, verdict, now, probe);
         let Some(partition) = self.partitions.get_mut(&lane.partition).filter(|p| p.generation == lane.generation)
         else {
             return Ok(()); // Not ours any more: its new owner sends it again, with the same Idempotency-Key.
         };
         partition.requests_in_flight -= 1;
-        match verdict {
+        let Some(answer) = answer else {
+            self.ready.push_back(lane);
+            return Ok(());
+        };
+        match answer.verdict() {
             Verdict::Accepted => self.accepted(lane),
-            Verdict::Rejected => {
-                let Some(event) = partition.lanes.head(&lane.contact) else { return Ok(()) };
-                let attempts = event.attempts(answer, sent);
-                self.give_up(lane, Undeliverable::Rejected, &attempts)
-            }
-            // Not this event's fault, or the circuit is open anyway: no attempt is spent.
-            _ if self.breaker.open_reason().is_some() => {
-                // Behind the others: the next probe is another contact's, since this event may be why this one failed.
+            Verdict::Unauthorized if mutant::is(Mutant::DropOn401) => self.drop_event(lane),
+            // Not this event's fault, or it cannot be known: no attempt is spent, and nothing becomes a dead letter. It goes
+            // behind the others: the next probe is another contact's, since this event may be why this one failed.
+            _ if self.breaker.is_open().is_some() => {
                 self.ready.push_back(lane);
                 Ok(())
+            }
+            Verdict::Rejected => {
+                let Some(event) = partition.lanes.head(&lane.contact) else { return Ok(()) };
+                let at = Timestamp::now().as_millisecond();
+                let attempts = event.attempts(answer, at - millis(now - sent), at, &self.config.retry);
+                self.give_up(lane, Undeliverable::Rejected, &attempts)
             }
             Verdict::Retry(retry_after) => self.retry(lane, answer, retry_after, sent, now),
             Verdict::Unauthorized | Verdict::EndpointNotFound => {
@@ -115,34 +149,60 @@ impl Deliver {
         }
     }
 
-    fn tell_breaker(&mut self, contact: Contact, answer: &Answer, verdict: Verdict, now: Instant, probe: bool) {
-        let before = self.breaker.open_reason();
-        if before.is_some() && !probe {
-            return; // A late answer to what was sent before it opened: the probe's alone tells.
-        }
-        match verdict {
-            Verdict::Accepted | Verdict::Rejected => {
-                if self.breaker.answered(now) {
-                    tracing::info!("circuit closed: Nat.app answers again");
-                }
+    fn tell_pace(&mut self, answer: &Answer, sent: Instant, now: Instant) {
+        if self.breaker.is_open().is_none() {
+            match (answer.verdict(), answer.is_overload()) {
+                (_, true) => self.pace.overloaded(sent, now),
+                (Verdict::Accepted | Verdict::Rejected, false) => self.pace.answered(self.in_flight),
+                _ => {}
             }
-            Verdict::Retry(retry_after) => self.breaker.failed(contact, retry_after, now),
-            Verdict::Unauthorized => self.breaker.open(OpenReason::Unauthorized, None, now),
-            Verdict::EndpointNotFound => self.breaker.open(OpenReason::EndpointNotFound, None, now),
         }
-        let after = self.breaker.open_reason();
-        if let (None, Some(reason)) = (before, after) {
-            let todo = match reason {
-                OpenReason::Unauthorized => {
-                    "Nat.app refuses the API key: put the right one where nat.api_key_file says"
-                }
-                OpenReason::EndpointNotFound => "Nat.app is not at nat.url: correct it and restart",
-                OpenReason::Unavailable => "Nat.app does not take events at the moment",
-            };
-            tracing::error!(reason = reason.as_str(), answer = %answer.label(), "circuit open: {todo}; nothing is lost, the lag grows");
-        } else if probe && after.is_some() {
-            tracing::warn!(reason = after.map(OpenReason::as_str), answer = %answer.label(), "probe failed; the circuit stays open");
+        if let Verdict::Retry(Some(retry_after)) = answer.verdict() {
+            self.pace.hold(now + retry_after);
         }
+    }
+
+    fn tell_breaker(&mut self, contact: Contact, answer: &Answer, now: Instant, probe: bool) {
+        let signal = match answer.verdict() {
+            Verdict::Accepted => Signal::Accepted,
+            Verdict::Rejected => Signal::Rejected,
+            Verdict::Retry(retry_after) => Signal::Failed(retry_after),
+            Verdict::Unauthorized => Signal::Unauthorized,
+            Verdict::EndpointNotFound => Signal::EndpointNotFound,
+        };
+        let before = self.breaker.is_open();
+        self.breaker.answered(contact, signal, probe, now);
+        match (before, self.breaker.is_open()) {
+            (None, Some((reason, _))) => {
+                let answer = answer.label();
+                let todo = what_to_do(reason);
+                tracing::error!(
+                    reason = reason.as_str(),
+                    answer,
+                    "circuit open: {todo}; nothing is lost, the lag grows"
+                );
+                self.pace.start_again();
+                self.tell_feed(ToFeed::Circuit { open: true });
+            }
+            (Some((_, since)), None) => {
+                tracing::info!(seconds = (now - since).as_secs_f64(), "circuit closed: Nat.app takes events again");
+                self.tell_feed(ToFeed::Circuit { open: false });
+            }
+            (Some(_), Some((reason, _))) if probe => {
+                tracing::warn!(reason = reason.as_str(), answer = %answer.label(), "probe failed; the circuit stays open");
+            }
+            _ => {}
+        }
+    }
+
+    /// What the mutant `drop_on_401` does.
+    fn drop_event(&mut self, lane: LaneId) -> Result<(), KafkaProblem> {
+        let Some(partition) = self.partitions.get_mut(&lane.partition) else { return Ok(()) };
+        if let Some(event) = partition.lanes.pop(&lane.contact) {
+            self.settle(lane.partition, event.record.offset, event.record.weight());
+        }
+        self.advance(lane);
+        Ok(())
     }
 
     fn accepted(&mut self, lane: LaneId) -> Result<(), KafkaProblem> {
@@ -175,16 +235,26 @@ impl Deliver {
         sent: Instant,
         now: Instant,
     ) -> Result<(), KafkaProblem> {
-        let open_time = self.breaker.open_time(now);
         let Some(partition) = self.partitions.get_mut(&lane.partition) else { return Ok(()) };
         let Some(head) = partition.lanes.head(&lane.contact) else { return Ok(()) };
-        if let Some(wait) = head.failed(answer, retry_after, sent, open_time, &self.config.retry) {
-            self.metrics.retries.inc();
-            self.waiting.push(Reverse((now + wait, lane)));
-            return Ok(());
+        let (offset, wall, clock) = (head.record.offset, Timestamp::now().as_millisecond(), self.patience.at(now));
+        let attempt = FailedAttempt {
+            sent: wall - millis(now - sent),
+            now: wall,
+            clock_sent: clock.saturating_sub(now - sent),
+            clock,
+            retry_after,
+        };
+        match head.failed(answer, &attempt, &self.config.retry) {
+            AfterFailure::Wait(wait, tried) => {
+                self.metrics.retries.inc();
+                self.waiting.push(Reverse((now + wait, lane)));
+                partition.writes_in_flight += 1;
+                let LaneId { partition, generation, .. } = lane;
+                self.writes.tried(&tried, Token { partition, generation, offset, weight: 0, write: Write::Tried })
+            }
+            AfterFailure::Exhausted(attempts) => self.give_up(lane, Undeliverable::RetriesExhausted, &attempts),
         }
-        let Some(attempts) = head.exhausted() else { return Ok(()) };
-        self.give_up(lane, Undeliverable::RetriesExhausted, &attempts)
     }
 
     /// The event becomes a dead letter. It stays at the head of its lane until that is acknowledged: were a later event
@@ -215,5 +285,21 @@ impl Deliver {
             write: Write::DeadLetter { reason, holds, shortened: false },
         };
         self.writes.dead_letter(record, reason, attempts, token)
+    }
+}
+
+fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
+fn what_to_do(reason: OpenReason) -> &'static str {
+    match reason {
+        OpenReason::Unauthorized => "Nat.app refuses the API key: put the right one where nat.api_key_file says",
+        OpenReason::EndpointNotFound => "Nat.app is not at nat.url: correct it and restart",
+        OpenReason::Unavailable => "Nat.app does not take events at the moment",
+        OpenReason::Rejecting => {
+            "Nat.app rejects most of what it is sent: look at the newest dead letters for its words. It closes when an \
+             event is accepted, or restart with circuit.rejections = 0 to make dead letters of them all"
+        }
     }
 }

@@ -9,7 +9,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use super::feed::QueueRecord;
 use crate::config::Config;
 use crate::dead_letter::{Attempts, Origin, Reason, Verdict, shortened};
-use crate::dedup::{Contact, Delivered};
+use crate::dedup::{Contact, Delivered, Key, Tried};
 use crate::kafka::{Ack, AckingProducer, KafkaProblem, OutgoingRecord, producer_config};
 
 /// What a write was, carried by the producer until it is acknowledged.
@@ -27,6 +27,8 @@ pub enum Write {
     Delivered {
         kind: &'static str,
     },
+    /// What was tried in vain; nothing waits for it.
+    Tried,
     DeadLetter {
         reason: Reason,
         /// The contact whose lane waits for it.
@@ -67,13 +69,27 @@ impl Writes {
     /// # Errors
     /// When the producer does not take it: the stage has to end.
     pub fn delivered(&self, delivered: &Delivered, token: Token) -> Result<(), KafkaProblem> {
-        let value = delivered.encode();
+        self.change(delivered.key.key, &delivered.encode(), token)
+    }
+
+    /// # Errors
+    /// As `delivered`.
+    pub fn tried(&self, tried: &Tried, token: Token) -> Result<(), KafkaProblem> {
+        self.change(tried.key(), &tried.encode(), token)
+    }
+
+    /// The partitions are lost: what has not gone to Kafka yet must not.
+    pub fn drop_unsent(&self) {
+        self.producer.drop_unsent();
+    }
+
+    fn change(&self, key: Key, value: &[u8], token: Token) -> Result<(), KafkaProblem> {
         let record = OutgoingRecord {
             topic: &self.delivered,
             // Record p of one topic belongs to partition p of the other.
             partition: Some(token.partition),
-            key: Some(&delivered.key.key.0),
-            value: Some(&value),
+            key: Some(&key.0),
+            value: Some(value),
             headers: OwnedHeaders::new_with_capacity(0),
         };
         self.producer.send(record, token).map_err(|refused| cannot_write(&self.delivered, &refused.error))
@@ -122,13 +138,15 @@ impl Writes {
         self.producer.send(outgoing, token).map_err(|refused| cannot_write(&self.dead_letter, &refused.error))
     }
 
-    /// The token of a write that is done; `None` if it had to be written again.
+    /// The token of a write that is done; `None` if it had to be written again, or was dropped.
     ///
     /// # Errors
     /// When Kafka refuses it for a reason that is not the record's own: the stage has to end, and commits nothing of it.
     pub fn acknowledged(&self, ack: Ack<Token>) -> Result<Option<Token>, KafkaProblem> {
         let failure = match ack.result {
             Ok(()) => return Ok(Some(ack.token)),
+            // Its partition is not ours any more.
+            Err(failure) if failure.dropped() => return Ok(None),
             Err(failure) => *failure,
         };
         let letter = matches!(ack.token.write, Write::DeadLetter { .. });
@@ -139,7 +157,7 @@ impl Writes {
             }
             _ => {
                 let topic = match ack.token.write {
-                    Write::Delivered { .. } => &self.delivered,
+                    Write::Delivered { .. } | Write::Tried => &self.delivered,
                     Write::DeadLetter { .. } => &self.dead_letter,
                 };
                 Err(cannot_write(topic, &failure.error))

@@ -15,12 +15,14 @@ use tokio::sync::watch;
 use crate::config::Config;
 use crate::dead_letter::{Origin, Reason, Undeliverable, Verdict, shortened};
 use crate::kafka::{
-    Ack, AckingProducer, GroupConsumer, Headers, KafkaProblem, Notice, OutgoingRecord, PollError, consumer_config,
-    headers_of, producer_config,
+    Ack, AckingProducer, GroupConsumer, Headers, KafkaProblem, Notice, OutgoingRecord, PollError, TopicPartition,
+    consumer_config, headers_of, producer_config,
 };
 use crate::metrics::{Metrics, Outcome};
+use crate::mutant;
+use crate::poison::{Panicked, contained};
 use crate::segment::{self, Reading};
-use crate::stage::{Budget, StageStatus, Stop};
+use crate::stage::{Budget, StageStatus, Stop, Whereabouts};
 
 use source::{Sources, Token, Write};
 
@@ -43,6 +45,7 @@ pub fn run(
     metrics: Arc<Metrics>,
     status: &watch::Sender<StageStatus>,
     stop: &Stop,
+    whereabouts: &Whereabouts,
 ) -> Result<(), KafkaProblem> {
     let (sender, acks) = channel();
     // Unbounded in type, bounded by the budget: there is one acknowledgement an event handed over.
@@ -60,9 +63,11 @@ pub fn run(
     let state = State {
         config,
         metrics,
+        whereabouts,
         producer,
         acks,
         sources: Sources::default(),
+        stopped: Vec::new(),
         budget: Budget::new(config.ingest),
         paused: false,
         revoking: None,
@@ -78,9 +83,12 @@ struct Ingest<'a> {
 struct State<'a> {
     config: &'a Config,
     metrics: Arc<Metrics>,
+    whereabouts: &'a Whereabouts,
     producer: AckingProducer<Token>,
     acks: Receiver<Ack<Token>>,
     sources: Sources,
+    /// Partitions that cannot be read on, since what comes next in them cannot be known.
+    stopped: Vec<TopicPartition>,
     budget: Budget,
     paused: bool,
     /// Partitions to hand back when drained, or at this moment.
@@ -122,6 +130,9 @@ impl Ingest<'_> {
                     }
                 }
                 Some(Err(PollError::Fatal(problem))) => return Err(problem),
+                Some(Err(PollError::OffsetGone)) => {
+                    state.stopped = consumer.find_places_again(&state.metrics, |_| state.paused)?;
+                }
                 Some(Err(PollError::Passing(error))) => {
                     state.metrics.kafka_errors.with_label_values(&[STAGE]).inc();
                     tracing::warn!(stage = STAGE, error, "the Kafka client has trouble and goes on by itself");
@@ -142,6 +153,7 @@ impl Ingest<'_> {
                         self.consumer.assign(&partitions, self.state.config.source.start, self.state.paused)?;
                     tracing::info!(stage = STAGE, ?partitions, "assigned");
                     self.consumer.store(&begins);
+                    self.state.metrics.begin_records_gone(&begins);
                     self.state.sources.assign(begins, Timestamp::now().as_millisecond());
                     assigned = true;
                 }
@@ -162,6 +174,8 @@ impl Ingest<'_> {
                         revoking.filter(|(revoked, _)| revoked.iter().any(|place| !partitions.contains(place)));
                 }
             }
+            let ours = self.state.sources.partitions();
+            self.state.stopped.retain(|place| ours.contains(place));
             self.state.publish_assignment();
         }
         Ok(assigned)
@@ -208,7 +222,9 @@ impl Ingest<'_> {
 
 impl State<'_> {
     fn status(&self, assigned: bool) -> StageStatus {
-        StageStatus { assigned, restoring: 0, circuit: None, positions: self.sources.positions(), beat: Instant::now() }
+        self.metrics.stopped_partitions.with_label_values(&[STAGE]).set(self.stopped.len() as i64);
+        let (positions, stopped) = (self.sources.positions(), self.stopped.clone());
+        StageStatus { assigned, positions, stopped, ..StageStatus::starting() }
     }
 
     fn publish_assignment(&self) {
@@ -221,8 +237,9 @@ impl State<'_> {
         let Some(slot) = self.sources.slot(message.topic(), message.partition()) else {
             return Ok(()); // Being handed back: whoever gets it reads this record again.
         };
+        self.whereabouts.at(message.partition(), message.offset());
         let now = Timestamp::now();
-        let writes = match segment::read(&self.config.rules, message.payload(), now) {
+        let writes = match self.read(message, now) {
             Reading::One { event, outcome } => {
                 self.metrics.events_received.inc();
                 u32::from(self.take_event(message, slot, event, outcome, None)?)
@@ -231,7 +248,8 @@ impl State<'_> {
                 self.metrics.events_received.inc_by(items.len() as u64);
                 let mut writes = 0;
                 for (number, item) in items.iter().enumerate() {
-                    let outcome = segment::classify(&self.config.rules, item, now);
+                    let judged = contained(|| segment::classify(&self.config.rules, item, now));
+                    let outcome = judged.unwrap_or_else(|panicked| poison(message, &panicked));
                     writes += u32::from(self.take_event(message, slot, item, outcome, Some(number))?);
                 }
                 writes
@@ -240,6 +258,18 @@ impl State<'_> {
         let timestamp = message.timestamp().to_millis().unwrap_or_default();
         self.sources.charge(slot, message.offset(), writes, timestamp);
         Ok(())
+    }
+
+    fn read<'m>(&self, message: &'m BorrowedMessage<'_>, now: Timestamp) -> Reading<'m> {
+        let value = message.payload();
+        let read = || {
+            value.inspect(|value| mutant::poison(value));
+            segment::read(&self.config.rules, value, now)
+        };
+        contained(read).unwrap_or_else(|panicked| {
+            let (event, outcome) = (value.unwrap_or_default(), poison(message, &panicked));
+            Reading::One { event, outcome }
+        })
     }
 
     /// True if the event was handed to the producer, so that an acknowledgement will come.
@@ -404,6 +434,13 @@ impl State<'_> {
             Write::DeadLetter { .. } => &self.config.topics.dead_letter,
         }
     }
+}
+
+/// What becomes of an event whose handling panicked.
+fn poison(message: &BorrowedMessage<'_>, panicked: &Panicked) -> segment::Outcome<'static> {
+    let (topic, partition, offset, place) = (message.topic(), message.partition(), message.offset(), &panicked.0);
+    tracing::error!(topic, partition, offset, place, "poison: handling this record panicked; dead letter");
+    segment::Outcome::Invalid { reason: segment::Invalid::Poison, email: None }
 }
 
 /// Nothing is committed that could not be written; the process ends, and reads it again when it is started.

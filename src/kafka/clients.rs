@@ -139,6 +139,9 @@ pub fn producer_config(config: &Config) -> ClientConfig {
     set_default(&mut client, config, "queue.buffering.max.messages", &events.clamp(100_000, 10_000_000).to_string());
     set_default(&mut client, config, "queue.buffering.max.kbytes", &kbytes.clamp(1_048_576, 2_097_151).to_string());
     set_default(&mut client, config, "linger.ms", "5");
+    // A topic that takes less than a batch refuses the whole batch, the small records in it too: larger records than this
+    // go alone, and no batch of several is larger.
+    set_default(&mut client, config, "batch.size", "65536");
     set_default(&mut client, config, "compression.type", "lz4");
     client
 }

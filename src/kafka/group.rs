@@ -1,7 +1,7 @@
 //! A member of a consumer group whose rebalances become notices, answered by the owner of the loop in its own time: the
 //! callback never blocks, and a revoke waits (with every partition held by librdkafka) until what is in flight is done.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -18,6 +18,7 @@ use rdkafka::types::RDKafkaRespErr;
 use super::KafkaProblem;
 use super::clients::log_line;
 use crate::config::Start;
+use crate::metrics::Metrics;
 
 pub type TopicPartition = (String, i32);
 
@@ -37,6 +38,8 @@ pub enum Notice {
 pub enum PollError {
     /// The client goes on by itself.
     Passing(String),
+    /// The next record of a partition is not there any more; which one's, `find_places_again` finds out.
+    OffsetGone,
     /// The stage has to stop.
     Fatal(KafkaProblem),
 }
@@ -118,6 +121,8 @@ fn log_failure(what: &str, result: KafkaResult<()>) {
 
 pub struct GroupConsumer {
     consumer: BaseConsumer<GroupContext>,
+    /// Where each partition began: its position until something of it is read.
+    begins: Mutex<HashMap<TopicPartition, i64>>,
     timeout: Duration,
 }
 
@@ -141,7 +146,7 @@ impl GroupConsumer {
         consumer
             .subscribe(&names)
             .map_err(|error| KafkaProblem::Failed { what: format!("subscribing to {names:?}"), error })?;
-        Ok(GroupConsumer { consumer, timeout })
+        Ok(GroupConsumer { consumer, begins: Mutex::default(), timeout })
     }
 
     /// The next record, if one comes within `timeout`. Serves rebalances too: read the notices after each call.
@@ -187,6 +192,9 @@ impl GroupConsumer {
                 }
             }
             self.consumer.incremental_assign(&list).map_err(failed("taking over partitions"))?;
+            if let Ok(mut known) = self.begins.lock() {
+                known.extend(begins.iter().cloned());
+            }
         } else {
             // An empty assignment has to be acknowledged too.
             self.consumer
@@ -201,6 +209,81 @@ impl GroupConsumer {
             self.resume(partitions)
         }
         Ok(begins)
+    }
+
+    /// Looks at every partition of ours whose next record is not there. Where Kafka has deleted records before they were
+    /// read, that is told and counted, and reading goes on at the first one left. Where the position lies behind the end, the
+    /// topic was made anew or cut, and what comes next cannot be known: it is not read on, and returned. `is_paused` says
+    /// which of them are not to be read at the moment.
+    ///
+    /// # Errors
+    /// When the brokers do not tell.
+    pub fn find_places_again(
+        &self,
+        metrics: &Metrics,
+        is_paused: impl Fn(&TopicPartition) -> bool,
+    ) -> Result<Vec<TopicPartition>, KafkaProblem> {
+        let mut stopped = Vec::new();
+        for ((topic, partition), next) in self.positions()? {
+            let (low, high) = patiently("reading a partition's ends", || {
+                self.consumer.fetch_watermarks(&topic, partition, self.timeout)
+            })?;
+            if next < low {
+                let records = low - next;
+                tracing::error!(
+                    topic,
+                    partition,
+                    next,
+                    first = low,
+                    records,
+                    "records were deleted before they were read: the topic's retention has overtaken this program. \
+                     It goes on at the first one left"
+                );
+                metrics
+                    .records_gone
+                    .with_label_values(&[topic.as_str(), &partition.to_string()])
+                    .inc_by(records as u64);
+                let place = (topic, partition);
+                self.begin_at(&place, low).map_err(failed("going on at the first record left"))?;
+                if is_paused(&place) {
+                    self.pause(&[place]);
+                }
+            } else if next > high {
+                tracing::error!(
+                    topic,
+                    partition,
+                    next,
+                    end = high,
+                    "this partition is not read on: the next record would stand behind its end, so the topic was made \
+                     anew, or cut. Nobody but you can know where to go on: stop this program, set the group's offset \
+                     with kafka-consumer-groups.sh --reset-offsets (--to-earliest reads all of it; dedup makes that safe), \
+                     and start it again"
+                );
+                stopped.push((topic, partition));
+            }
+        }
+        Ok(stopped)
+    }
+
+    /// A partition whose offset was refused cannot be sought in: it is given up and taken over again.
+    fn begin_at(&self, place: &TopicPartition, offset: i64) -> KafkaResult<()> {
+        let mut list = list_of(std::slice::from_ref(place));
+        self.consumer.incremental_unassign(&list)?;
+        list.set_partition_offset(&place.0, place.1, Offset::Offset(offset))?;
+        self.consumer.incremental_assign(&list)
+    }
+
+    /// The next offset of each partition of ours.
+    fn positions(&self) -> Result<Vec<(TopicPartition, i64)>, KafkaProblem> {
+        // Plain tuples: lists that live on make the consumer's drop hang.
+        let list = self.consumer.position().map_err(failed("reading the positions"))?;
+        let begins = self.begins.lock().map(|begins| begins.clone()).unwrap_or_default();
+        let position = |topic: &str, partition: i32, offset: Offset| {
+            let place = (topic.to_owned(), partition);
+            let next = if let Offset::Offset(next) = offset { Some(next) } else { begins.get(&place).copied() };
+            Some((place, next?))
+        };
+        Ok(list.elements().iter().filter_map(|e| position(e.topic(), e.partition(), e.offset())).collect())
     }
 
     fn committed(&self, partitions: &[TopicPartition]) -> Result<TopicPartitionList, KafkaProblem> {
@@ -304,11 +387,7 @@ fn poll_error(error: KafkaError) -> PollError {
         _ if matches!(error, KafkaError::MessageConsumptionFatal(_)) => {
             PollError::Fatal(KafkaProblem::Failed { what: "the consumer has failed for good".into(), error })
         }
-        Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange) => fatal(
-            "a committed offset is not in its partition any more: the topic was made anew, or its retention has overtaken \
-             this program. Records may be gone, so it does not go on by itself. Look at the group with \
-             kafka-consumer-groups.sh --describe, decide, and set the offset with --reset-offsets --to-earliest",
-        ),
+        Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange) => PollError::OffsetGone,
         Some(RDKafkaErrorCode::PollExceeded) => fatal(
             "this process did not poll Kafka within max.poll.interval.ms and has been put out of its group; \
              it was stopped or starved for that long. Start it again",

@@ -10,8 +10,7 @@ pub use clients::{Context, admin_config, consumer_config, producer_config, reade
 pub use group::{GroupConsumer, Notice, PollError, TopicPartition};
 pub use producer::{Ack, AckingProducer, OutgoingRecord, Refused, WriteFailure};
 pub use topics::{
-    TopicReport, committed, end_offsets, partitions, source_partitions, verify_or_create, verify_source,
-    with_records_after,
+    TopicReport, committed, ends, partitions, source_partitions, verify_or_create, verify_source, with_records_after,
 };
 
 use std::time::Duration;

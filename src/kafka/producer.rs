@@ -9,7 +9,7 @@ use rdkafka::ClientContext;
 use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, OwnedHeaders, OwnedMessage};
-use rdkafka::producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer};
+use rdkafka::producer::{BaseRecord, Producer, ProducerContext, PurgeConfig, ThreadedProducer};
 
 use super::KafkaProblem;
 use super::clients::log_line;
@@ -42,6 +42,11 @@ impl WriteFailure {
     /// Whether the record is larger than the topic takes: the one failure that is the record's own.
     pub fn too_large(&self) -> bool {
         too_large(&self.error)
+    }
+
+    /// Whether it was taken back by `drop_unsent`.
+    pub fn dropped(&self) -> bool {
+        self.error.rdkafka_error_code() == Some(RDKafkaErrorCode::PurgeQueue)
     }
 }
 
@@ -134,6 +139,11 @@ impl<T: Send + Sync + 'static> AckingProducer<T> {
             let headers = outgoing.headers.unwrap_or_else(OwnedHeaders::new);
             Box::new(Refused { error, headers, token: *outgoing.delivery_opaque })
         })
+    }
+
+    /// Takes back what has not gone to a broker yet; its acknowledgements say `dropped`.
+    pub fn drop_unsent(&self) {
+        self.producer.purge(PurgeConfig::default().queue());
     }
 
     /// Waits until everything handed over is acknowledged or the time is up.

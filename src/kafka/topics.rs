@@ -280,21 +280,20 @@ fn partitions_of(metadata: &Metadata, name: &str) -> Result<Option<usize>, Kafka
     }
 }
 
-/// The end offset of each partition.
+/// The offsets of the first record of each partition, and of the one that comes next.
 ///
 /// # Errors
 /// When the brokers do not answer.
-pub async fn end_offsets(
+pub async fn ends(
     config: &Config,
     partitions: Vec<TopicPartition>,
-) -> Result<BTreeMap<TopicPartition, i64>, KafkaProblem> {
+) -> Result<BTreeMap<TopicPartition, (i64, i64)>, KafkaProblem> {
     let timeout = config.kafka.timeout;
     with_client(config, partitions, move |client, partitions| {
         let mut ends = BTreeMap::new();
         for (topic, partition) in partitions {
-            let (low, high) = client.fetch_watermarks(&topic, partition, timeout)?;
-            // What holds nothing is settled whatever its group has committed.
-            ends.insert((topic, partition), if low == high { 0 } else { high });
+            let ends_of_it = client.fetch_watermarks(&topic, partition, timeout)?;
+            ends.insert((topic, partition), ends_of_it);
         }
         Ok(ends)
     })

@@ -51,6 +51,11 @@ impl Answer {
         }
     }
 
+    /// Whether it is a sign that Nat.app has too much to do.
+    pub fn is_overload(&self) -> bool {
+        matches!(self, Answer::Status { status: 429 | 503, .. } | Answer::Failed { failure: Failure::Timeout, .. })
+    }
+
     /// The label in metrics: the status, `timeout` or `connection`.
     pub fn label(&self) -> String {
         match self {

@@ -107,10 +107,12 @@ pub enum Invalid {
     TimestampOutOfRange,
     /// A batch that would unfold to more than can be held.
     TooLarge,
+    /// Handling it panicked.
+    Poison,
 }
 
 impl Invalid {
-    pub const ALL: [Invalid; 10] = [
+    pub const ALL: [Invalid; 11] = [
         Invalid::Empty,
         Invalid::NotJson,
         Invalid::NotObject,
@@ -121,6 +123,7 @@ impl Invalid {
         Invalid::InvalidTimestamp,
         Invalid::TimestampOutOfRange,
         Invalid::TooLarge,
+        Invalid::Poison,
     ];
 
     /// The word for it in metrics, logs, dead-letter headers and on the command line.
@@ -136,6 +139,7 @@ impl Invalid {
             Invalid::InvalidTimestamp => "invalid_timestamp",
             Invalid::TimestampOutOfRange => "timestamp_out_of_range",
             Invalid::TooLarge => "too_large",
+            Invalid::Poison => "poison",
         }
     }
 
@@ -154,6 +158,7 @@ impl Invalid {
                 "its timestamp is before identify.oldest or further ahead than identify.max_ahead"
             }
             Invalid::TooLarge => "what all items of the batch share would be written into more than can be held",
+            Invalid::Poison => "handling it made this program panic, which is a defect of ours: please report it",
         }
     }
 

@@ -44,6 +44,11 @@ impl Ledger {
         self.open.first_key_value().map_or(self.next, |(offset, _)| *offset)
     }
 
+    /// One past the highest offset that came.
+    pub fn next(&self) -> i64 {
+        self.next
+    }
+
     /// Records that are not settled.
     pub fn open(&self) -> usize {
         self.open.len()

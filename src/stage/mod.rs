@@ -7,4 +7,4 @@ mod status;
 
 pub use budget::Budget;
 pub use ledger::Ledger;
-pub use status::{Position, StageStatus, Stop, Stopper, stopper};
+pub use status::{CircuitOpen, Position, StageStatus, Stop, Stopper, Whereabouts, stopper};

@@ -1,8 +1,10 @@
 //! What the stages tell of themselves, and how they are told to stop: plain values over watch channels, so that nothing
 //! outside reaches into a loop's state.
 
+use std::sync::atomic::{AtomicI32, AtomicI64, Ordering};
 use std::time::Instant;
 
+use jiff::Timestamp;
 use tokio::sync::watch;
 
 /// How far a partition is settled.
@@ -16,6 +18,32 @@ pub struct Position {
     pub oldest_timestamp: i64,
 }
 
+/// That the circuit to Nat.app is open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CircuitOpen {
+    pub reason: &'static str,
+    pub since: Timestamp,
+}
+
+/// The record that a stage handles: written by the stage before each, read when it hangs.
+#[derive(Debug, Default)]
+pub struct Whereabouts {
+    partition: AtomicI32,
+    offset: AtomicI64,
+}
+
+impl Whereabouts {
+    pub fn at(&self, partition: i32, offset: i64) {
+        self.partition.store(partition, Ordering::Relaxed);
+        self.offset.store(offset, Ordering::Relaxed);
+    }
+
+    /// Partition and offset.
+    pub fn last(&self) -> (i32, i64) {
+        (self.partition.load(Ordering::Relaxed), self.offset.load(Ordering::Relaxed))
+    }
+}
+
 /// What a stage says of itself, several times a second.
 #[derive(Debug, Clone)]
 pub struct StageStatus {
@@ -23,16 +51,27 @@ pub struct StageStatus {
     pub assigned: bool,
     /// Partitions that wait for their delivered set.
     pub restoring: usize,
-    /// Why the circuit to Nat.app is open, if it is.
-    pub circuit: Option<&'static str>,
+    pub circuit: Option<CircuitOpen>,
+    /// Nat.app said not to come back before.
+    pub held_until: Option<Timestamp>,
     pub positions: Vec<Position>,
+    /// Partitions that cannot be read on, since what comes next in them cannot be known. A person has to decide.
+    pub stopped: Vec<(String, i32)>,
     /// When it said so: a stage that does not is stuck.
     pub beat: Instant,
 }
 
 impl StageStatus {
     pub fn starting() -> StageStatus {
-        StageStatus { assigned: false, restoring: 0, circuit: None, positions: Vec::new(), beat: Instant::now() }
+        StageStatus {
+            assigned: false,
+            restoring: 0,
+            circuit: None,
+            held_until: None,
+            positions: Vec::new(),
+            stopped: Vec::new(),
+            beat: Instant::now(),
+        }
     }
 }
 

@@ -1,0 +1,93 @@
+//! The circuit breaker in the service: what it opens on, what it holds while it is open, what closes it.
+
+use std::time::Duration;
+
+use nat_destination::sandbox::stand_in::Behaviour;
+
+use super::support::World;
+use super::support::world::identify;
+
+const DAY: &str = "2026-11-20T08:00:00Z";
+
+fn produce(world: &World, contacts: std::ops::Range<usize>) {
+    for number in contacts {
+        let event = identify(&format!("p{number}@example.com"), DAY, &format!("m{number}"));
+        world.send(&world.source, Some(number as i32 % world.partitions), None, Some(event.as_bytes()), &[]);
+    }
+    world.flush();
+}
+
+#[test]
+fn when_most_events_are_rejected_the_topic_does_not_drain_into_the_dead_letters() {
+    let world = World::with(3, Behaviour { reject: 1.0, ..Behaviour::default() });
+    let instance = world.start(&["circuit.rejections=40"]);
+    produce(&world, 0..1000);
+    let is_open = || instance.metric("nat_destination_circuit_open", &["rejecting"]) == 1.0;
+    world.wait("the circuit is open", is_open);
+    std::thread::sleep(Duration::from_secs(2)); // Probes are rejected meanwhile.
+    assert!(is_open());
+    let dead = instance.metric("nat_destination_events_total", &["dead_lettered"]);
+    assert!((20.0..=40.0).contains(&dead), "those that opened it, and no more: {dead}");
+    world.behave(Behaviour::default());
+    instance.wait_until_settled(1000);
+    assert_eq!(world.dead_letters().len(), dead as usize);
+    assert_eq!(world.accepted_days().len(), 1000 - dead as usize);
+    assert!(instance.log().contains("look at the newest dead letters"), "what to do is told");
+}
+
+#[test]
+fn some_rejections_do_not_open_it_and_the_guard_can_be_switched_off() {
+    let world = World::with(3, Behaviour { reject: 0.3, ..Behaviour::default() });
+    let instance = world.start(&["circuit.rejections=40"]);
+    produce(&world, 0..500);
+    instance.wait_until_settled(500);
+    assert!(!instance.log().contains("circuit open"), "{}", instance.log());
+    world.behave(Behaviour { reject: 1.0, ..Behaviour::default() });
+    assert!(instance.stop().0.success());
+    let unguarded = world.start(&["circuit.rejections=0"]);
+    produce(&world, 500..700);
+    unguarded.wait_until_settled(200);
+    assert_eq!(unguarded.metric("nat_destination_events_total", &["dead_lettered", "rejected"]), 200.0);
+}
+
+#[test]
+fn while_open_reading_is_paused_no_attempt_is_spent_and_it_is_told_since_when() {
+    let world = World::with(1, Behaviour { status: Some(503), ..Behaviour::default() });
+    let instance = world.start(&["circuit.failures=10", "retry.max_elapsed=1s"]);
+    let before = jiff::Timestamp::now();
+    produce(&world, 0..3000);
+    world.wait("the circuit is open", || instance.metric("nat_destination_circuit_open", &["unavailable"]) == 1.0);
+    world.wait("reading is paused", || instance.metric("nat_destination_paused", &["deliver"]) == 1.0);
+    std::thread::sleep(Duration::from_secs(3));
+    let opened = instance.metric("nat_destination_circuit_opened_timestamp_seconds", &[]);
+    let since = before.as_second() as f64;
+    assert!((since - 1.0..since + 30.0).contains(&opened), "{opened}");
+    let (status, text) = instance.get("/readyz");
+    assert_eq!(status, 200, "nothing but Nat.app can mend it");
+    assert!(text.contains("circuit to Nat.app open: unavailable, since 20"), "{text}");
+    let pending = instance.metric("nat_destination_pending_events", &[]);
+    assert!(pending < 2000.0, "no more than probes need and what was under way: {pending}");
+    assert_eq!(instance.metric("nat_destination_events_total", &["dead_lettered"]), 0.0);
+    world.behave(Behaviour::default());
+    instance.wait_until_settled(3000);
+    assert_eq!(world.accepted_days().len(), 3000);
+    let opened = || instance.metric("nat_destination_circuit_opened_timestamp_seconds", &[]);
+    world.wait("it is told closed", || opened() == 0.0);
+}
+
+#[test]
+fn an_instance_that_gets_its_first_partitions_while_nat_app_is_away_finds_out_when_it_is_back() {
+    // What it had pending goes to another instance; with reading paused and nothing to send, there would be no probe.
+    let world = World::with(4, Behaviour { status: Some(401), ..Behaviour::default() });
+    let settings = ["topics.partitions=4", "kafka.properties.session.timeout.ms=6000"];
+    let first = world.start(&settings);
+    produce(&world, 0..100);
+    let open = |instance: &super::support::Instance| instance.metric("nat_destination_circuit_open", &["unauthorized"]);
+    world.wait("the circuit is open", || open(&first) == 1.0);
+    let second = world.start(&settings);
+    world.wait("the second one has its share, and its circuit is open", || open(&second) == 1.0);
+    let (status, log) = first.stop();
+    assert!(status.success(), "{log}");
+    world.behave(Behaviour::default());
+    world.wait("all are delivered", || world.accepted().len() == 100);
+}

@@ -1,0 +1,246 @@
+//! Faults of Kafka: brokers that go, leaders that change, offsets that are not there, a disk that is full.
+
+use std::time::{Duration, Instant};
+
+use nat_destination::sandbox::stand_in::Behaviour;
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+
+use super::support::World;
+use super::support::kafka::{Kafka, Options};
+use super::support::world::identify;
+
+const DAY: &str = "2026-11-20T08:00:00Z";
+const SOON: &str = "kafka.properties.session.timeout.ms=6000";
+
+fn produce(world: &World, contacts: std::ops::Range<usize>) {
+    for number in contacts {
+        let event = identify(&format!("p{number}@example.com"), DAY, &format!("m{number}"));
+        world.send(&world.source, Some(number as i32 % world.partitions), None, Some(event.as_bytes()), &[]);
+    }
+    world.flush();
+}
+
+fn admin(world: &World) -> AdminClient<DefaultClientContext> {
+    ClientConfig::new().set("bootstrap.servers", &world.brokers).create().expect("an admin client")
+}
+
+/// As an operator does with kafka-consumer-groups.sh --reset-offsets, while nobody is in the group.
+fn set_offset(world: &World, group: &str, topic: &str, partition: i32, offset: i64) {
+    let consumer: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", &world.brokers)
+        .set("group.id", group)
+        .create()
+        .expect("a consumer");
+    let mut list = TopicPartitionList::new();
+    list.add_partition_offset(topic, partition, Offset::Offset(offset)).expect("an offset");
+    consumer.commit(&list, CommitMode::Sync).expect("committed");
+}
+
+#[test]
+fn an_offset_behind_the_end_stops_that_partition_and_tells_and_the_others_go_on() {
+    let world = World::new();
+    produce(&world, 0..30);
+    set_offset(&world, &world.topic("ingest"), &world.source, 1, 5000);
+    let instance = world.start(&[]);
+    world.wait("the others are delivered", || world.accepted().len() == 20);
+    world.wait("it is told", || instance.metric("nat_destination_stopped_partitions", &["ingest"]) == 1.0);
+    let told = format!("partition 1 of {} is not read on", world.source);
+    world.wait("health tells it", || instance.get("/readyz").1.contains(&told));
+    assert!(instance.log().contains("--reset-offsets"), "what to do is told");
+    produce(&world, 30..60);
+    world.wait("and go on", || world.accepted().len() == 40);
+    assert!(instance.stop().0.success());
+    // For a script it is an error: it would wait for ever.
+    let output = world.command(&["run", "--until-caught-up"], &[]).output().expect("it runs");
+    assert_eq!(output.status.code(), Some(1));
+    set_offset(&world, &world.topic("ingest"), &world.source, 1, 0);
+    world.run_until_caught_up(&[]);
+    assert_eq!(world.accepted_days().len(), 60, "once the offset is set nothing is missing");
+}
+
+#[test]
+fn records_that_retention_deleted_before_they_were_read_are_counted_and_told() {
+    for (stage, topic) in [("ingest", "source"), ("deliver", "queue")] {
+        let world = World::with(1, Behaviour::default());
+        let topic = if topic == "source" { world.source.clone() } else { world.topic(topic) };
+        if stage == "deliver" {
+            world.create_topic(&topic, 1, &[]);
+        }
+        for number in 0..100 {
+            let event = identify(&format!("p{number}@example.com"), DAY, "m");
+            world.send(&topic, Some(0), Some(b"k"), Some(event.as_bytes()), &[]);
+        }
+        world.flush();
+        set_offset(&world, &world.topic(stage), &topic, 0, 10);
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset(&topic, 0, Offset::Offset(70)).expect("an offset");
+        let deleted = world.runtime.block_on(admin(&world).delete_records(&list, &AdminOptions::new()));
+        deleted.expect("deleted");
+        drop(list);
+        let instance = world.start(&["topics.partitions=1"]);
+        world.wait("what is left is delivered", || world.accepted().len() == 30);
+        let gone = |labels: &[&str]| instance.metric("nat_destination_records_gone_total", labels);
+        assert_eq!(gone(&[&format!("topic=\"{topic}\"")]), 60.0);
+        assert_eq!(gone(&[]), 60.0);
+        assert!(instance.log().contains("records were deleted before they were read"));
+        assert!(instance.stop().0.success());
+        world.run_until_caught_up(&["topics.partitions=1"]);
+    }
+}
+
+#[test]
+fn a_topic_deleted_and_made_again_is_not_passed_over_in_silence() {
+    let world = World::with(1, Behaviour::default());
+    produce(&world, 0..50);
+    let instance = world.start(&[]);
+    instance.wait_until_settled(50);
+    std::thread::sleep(Duration::from_secs(5)); // The lag watch has seen its end twice.
+    let (admin, options) = (admin(&world), AdminOptions::new());
+    world.runtime.block_on(admin.delete_topics(&[&world.source], &options)).expect("deleted");
+    world.wait("it is made again", || {
+        let new = rdkafka::admin::NewTopic::new(&world.source, 1, rdkafka::admin::TopicReplication::Fixed(-1));
+        let made = world.runtime.block_on(admin.create_topics(&[new], &options)).expect("an answer");
+        made[0].is_ok()
+    });
+    // Fewer than before, so that its end went back; then more, so that the old position would lie within.
+    produce(&world, 50..60);
+    // Either the group notices that the topic was gone, and begins it anew; or the program says so and stops.
+    let deadline = Instant::now() + Duration::from_secs(40);
+    while world.accepted().len() < 60 && instance.is_running() && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    if instance.is_running() && world.accepted().len() < 60 {
+        let stopped = instance.metric("nat_destination_stopped_partitions", &["ingest"]);
+        assert_eq!(stopped, 1.0, "neither read nor told: {}", instance.log());
+    } else if !instance.is_running() {
+        assert!(instance.log().contains("the topic was deleted and made again, or cut"), "{}", instance.log());
+    }
+    drop(instance);
+    set_offset(&world, &world.topic("ingest"), &world.source, 0, 0);
+    world.run_until_caught_up(&[SOON]);
+    assert_eq!(world.accepted_days().len(), 60);
+    assert_eq!(world.stand_in.requests(), 60, "and nothing twice");
+}
+
+#[test]
+fn leaders_change_and_a_broker_dies_and_nothing_is_lost_or_sent_twice() {
+    let mut kafka = Kafka::start(Options { nodes: 3, properties: &[("min.insync.replicas", "2")] });
+    let world = World::on(kafka.brokers(), 3, Behaviour { latency: Duration::from_millis(5), ..Behaviour::default() });
+    let instance = world.start(&["topics.replication=3"]);
+    instance.wait_until_ready();
+    for node in 1..=3_u16 {
+        let begin = usize::from(node - 1) * 400;
+        produce(&world, begin..begin + 200);
+        kafka.kill(node);
+        produce(&world, begin + 200..begin + 400);
+        world.wait("all are delivered without it", || world.accepted().len() >= begin + 400);
+        kafka.restart(node);
+    }
+    instance.wait_until_settled(1200);
+    assert_eq!(world.accepted_days().len(), 1200);
+    assert_eq!(world.stand_in.requests(), 1200);
+    let (status, log) = instance.stop();
+    assert!(status.success(), "{log}");
+    // Killed in the middle, with another broker away, it goes on where it was.
+    world.behave(Behaviour { latency: Duration::from_millis(20), ..Behaviour::default() });
+    let victim = world.start(&["topics.replication=3", SOON]);
+    produce(&world, 1200..2000);
+    world.wait("it is in the middle", || world.accepted().len() > 1400);
+    kafka.kill(2);
+    victim.kill();
+    world.run_until_caught_up(&["topics.replication=3", SOON]);
+    let mut days = world.accepted_days();
+    let accepted = days.len();
+    days.dedup();
+    assert_eq!(days.len(), 2000, "nothing is lost");
+    assert!(accepted - 2000 <= 10 * 64, "{} were in flight", accepted - 2000);
+}
+
+#[test]
+fn without_enough_replicas_everything_waits_and_then_goes_on() {
+    let mut kafka = Kafka::start(Options { nodes: 3, properties: &[("min.insync.replicas", "2")] });
+    let world = World::on(kafka.brokers(), 3, Behaviour::default());
+    let instance = world.start(&["topics.replication=3", "retry.max_elapsed=5s"]);
+    produce(&world, 0..100);
+    instance.wait_until_settled(100);
+    // Accepted, and cannot be remembered: the offset must not move, and the process must not end.
+    kafka.kill(2);
+    kafka.kill(3);
+    std::thread::sleep(Duration::from_secs(8));
+    assert!(instance.is_running(), "{}", instance.log());
+    kafka.restart(2);
+    kafka.restart(3);
+    produce(&world, 100..200);
+    instance.wait_until_settled(200);
+    assert_eq!(world.accepted_days().len(), 200);
+    assert_eq!(world.stand_in.requests(), 200);
+    assert!(instance.stop().0.success());
+}
+
+#[test]
+fn a_disk_that_is_full_loses_nothing() {
+    embedded::with_produce_errors(rdkafka::types::RDKafkaRespErr::RD_KAFKA_RESP_ERR_KAFKA_STORAGE_ERROR);
+}
+
+#[test]
+fn requests_to_a_broker_that_time_out_lose_nothing() {
+    embedded::with_produce_errors(rdkafka::types::RDKafkaRespErr::RD_KAFKA_RESP_ERR_REQUEST_TIMED_OUT);
+}
+
+/// What a real broker cannot be told to do: to answer errors of our choice.
+mod embedded {
+    use nat_destination::config::{Config, Sources};
+    use nat_destination::service::Service;
+    use rdkafka::mocking::MockCluster;
+    use rdkafka::types::RDKafkaRespErr;
+
+    use super::super::support::world::identify;
+    use super::super::support::{World, world};
+
+    pub fn with_produce_errors(error: RDKafkaRespErr) {
+        // The stand-in is what is wanted of it.
+        let world = World::new();
+        let cluster = MockCluster::new(1).expect("a cluster");
+        let brokers = cluster.bootstrap_servers();
+        let set = [
+            format!("kafka.brokers={brokers}"),
+            format!("nat.url={}", world.stand_in.url()),
+            format!("nat.api_key={}", world::KEY),
+            "admin.listen=127.0.0.1:0".into(),
+            "topics.partitions=1".into(),
+        ];
+        let config = Config::load(&Sources { set: set.into(), ..Sources::default() }).expect("right");
+        let topics = &config.topics;
+        for topic in ["segment-events", &topics.queue, &topics.delivered, &topics.dead_letter] {
+            cluster.create_topic(topic, 1, 1).expect("created");
+        }
+        let producer: rdkafka::producer::BaseProducer =
+            rdkafka::ClientConfig::new().set("bootstrap.servers", &brokers).create().expect("a producer");
+        let produce = |contacts: std::ops::Range<usize>| {
+            for number in contacts {
+                let event = identify(&format!("p{number}@example.com"), super::DAY, "m");
+                let record: rdkafka::producer::BaseRecord<'_, str, str> =
+                    rdkafka::producer::BaseRecord::to("segment-events").payload(&event);
+                producer.send(record).map_err(|(error, _)| error).expect("sent");
+            }
+            rdkafka::producer::Producer::flush(&producer, std::time::Duration::from_secs(30)).expect("written");
+        };
+        produce(0..20);
+        let mut service = world.runtime.block_on(Service::start(config, false)).expect("started");
+        world.wait("all are delivered", || world.accepted().len() == 20);
+        // From now on each write of ours is refused, many times over.
+        produce(20..40);
+        cluster.request_errors(rdkafka::types::RDKafkaApiKey::Produce, &[error; 8]);
+        world.wait("all are delivered", || world.accepted().len() == 40);
+        let delivered = || service.metrics.settled_in_all(nat_destination::metrics::Outcome::Delivered);
+        world.wait("and remembered", || delivered() == 40);
+        service.stop();
+        world.runtime.block_on(service.ended()).expect("no stage failed");
+        assert_eq!(world.stand_in.requests(), 40);
+        std::mem::forget(cluster); // Taking it down while clients are connected hangs.
+    }
+}

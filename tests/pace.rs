@@ -1,0 +1,95 @@
+//! How fast Nat.app is asked, as the stand-in sees it: the ceiling, the rate limit, Retry-After, and after an outage.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use nat_destination::sandbox::stand_in::{Behaviour, Entry};
+
+use super::support::World;
+use super::support::world::identify;
+
+const DAY: &str = "2026-11-20T08:00:00Z";
+
+fn produce(world: &World, contacts: std::ops::Range<usize>) {
+    for number in contacts {
+        let event = identify(&format!("p{number}@example.com"), DAY, &format!("m{number}"));
+        world.send(&world.source, Some(number as i32 % world.partitions), None, Some(event.as_bytes()), &[]);
+    }
+    world.flush();
+}
+
+/// When each request came, in milliseconds, in order.
+fn times(entries: &[Entry]) -> Vec<i64> {
+    let time = |entry: &Entry| entry.time.parse::<Timestamp>().expect("a time").as_millisecond();
+    entries.iter().map(time).collect()
+}
+
+#[test]
+fn the_rate_limit_holds_exactly() {
+    let world = World::with(3, Behaviour::default());
+    let instance = world.start(&["deliver.rate_limit=100"]);
+    instance.wait_until_ready();
+    produce(&world, 0..500);
+    instance.wait_until_settled(500);
+    let times = times(&world.stand_in.entries());
+    // What a busy machine delivers late comes together with what follows; nothing comes before its time.
+    let late = 150;
+    for (number, time) in times.iter().enumerate() {
+        let due = number as i64 * 10;
+        assert!(time - times[0] >= due - late, "the {number}th came {} ms after the first", time - times[0]);
+    }
+    let took = times.last().expect("some") - times[0];
+    assert!(took >= 4950, "500 at 100 a second took {took} ms");
+}
+
+#[test]
+fn retry_after_of_one_answer_holds_all() {
+    let world = World::with(1, Behaviour { retry_after: Some(Duration::from_secs(3)), ..Behaviour::default() });
+    let instance = world.start(&[]);
+    instance.wait_until_ready();
+    world.behave(Behaviour { status: Some(429), retry_after: Some(Duration::from_secs(3)), ..Behaviour::default() });
+    world.event(0, &identify("first@example.com", DAY, "m"));
+    world.wait("it says until when", || instance.get("/readyz").1.contains("Nat.app said not to come back before 20"));
+    world.behave(Behaviour::default());
+    produce(&world, 0..50);
+    instance.wait_until_settled(51);
+    let times = times(&world.stand_in.entries());
+    assert!(times[1] - times[0] >= 3000, "the second request came after {} ms", times[1] - times[0]);
+}
+
+#[test]
+fn requests_in_flight_become_fewer_when_nat_app_has_too_much_to_do() {
+    let behaviour = Behaviour { latency: Duration::from_millis(100), ..Behaviour::default() };
+    let world = World::with(3, behaviour.clone());
+    let instance = world.start(&["deliver.concurrency=64", "retry.initial_interval=200ms"]);
+    produce(&world, 0..1500);
+    let limit = || instance.metric("nat_destination_concurrency_limit", &[]);
+    world.wait("it has found out that Nat.app takes all of them", || limit() == 64.0);
+    // 64 in flight at 100 ms each are 640 a second.
+    world.behave(Behaviour { rate_limit: Some(100), retry_after: None, ..behaviour });
+    world.wait("it asks for less", || limit() <= 20.0);
+    instance.wait_until_settled(1500);
+    assert_eq!(world.accepted_days().len(), 1500);
+}
+
+#[test]
+fn after_an_outage_nat_app_is_not_stampeded() {
+    let latency = Duration::from_millis(200);
+    let world = World::with(3, Behaviour { status: Some(503), latency, ..Behaviour::default() });
+    let settings = ["deliver.concurrency=64", "circuit.failures=20", "circuit.max_probe_interval=500ms"];
+    let instance = world.start(&settings);
+    produce(&world, 0..2000);
+    world.wait("the circuit is open", || instance.metric("nat_destination_circuit_open", &["unavailable"]) == 1.0);
+    std::thread::sleep(Duration::from_secs(1)); // All that was in flight has come back.
+    world.behave(Behaviour { latency, ..Behaviour::default() });
+    world.wait("it goes on", || world.accepted().len() > 200);
+    let times = times(&world.accepted());
+    // The probe; then nobody before its answer; then no more than 4, until one of those is answered.
+    assert!(times[1] - times[0] >= 200, "{} ms after the probe was taken", times[1] - times[0]);
+    assert!(times[5] - times[1] >= 200, "the sixth came {} ms after the second", times[5] - times[1]);
+    // Rounds of 200 ms: 4, 8, 16, 32 at most, all of them together less than what could be in flight at once.
+    let first_rounds = times.iter().filter(|time| **time < times[1] + 3 * 200).count();
+    assert!(first_rounds <= 1 + 4 + 8 + 16, "{first_rounds} in the first three rounds");
+    world.behave(Behaviour::default());
+    instance.wait_until_settled(2000);
+}

@@ -1,0 +1,109 @@
+//! Partitions that move: rolling restarts, and an instance that was stopped for so long that its partitions have gone.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use nat_destination::sandbox::stand_in::Behaviour;
+
+use super::support::World;
+use super::support::world::{Instance, identify};
+
+const DAY: &str = "2026-11-20T08:00:00Z";
+const CLASSIC: &str = "kafka.properties.group.protocol=classic";
+const CONSUMER: &str = "kafka.properties.group.protocol=consumer";
+
+fn produce(world: &World, contacts: std::ops::Range<usize>) {
+    for number in contacts {
+        let event = identify(&format!("p{number}@example.com"), DAY, &format!("m{number}"));
+        world.send(&world.source, Some(number as i32 % world.partitions), None, Some(event.as_bytes()), &[]);
+    }
+    world.flush();
+}
+
+fn rolling_restart(protocol: &str) {
+    let world = World::with(6, Behaviour { latency: Duration::from_millis(5), ..Behaviour::default() });
+    let settings = ["topics.partitions=6", protocol];
+    let mut instances: Vec<Instance> = (0..3).map(|_| world.start(&settings)).collect();
+    let have_shares = |instances: &[Instance]| {
+        let shares = instances.iter().map(|i| i.metric("nat_destination_assigned_partitions", &["deliver"]));
+        shares.clone().sum::<f64>() == 6.0 && shares.into_iter().all(|share| share >= 1.0)
+    };
+    world.wait("each has its share", || have_shares(&instances));
+    let mut produced = 0_usize;
+    for _ in 0..3 {
+        // Contact-days of before come again, for whoever has the partition by then.
+        produce(&world, produced.saturating_sub(200)..produced + 400);
+        produced += 400;
+        let (status, log) = instances.remove(0).stop();
+        assert!(status.success(), "{log}");
+        instances.push(world.start(&settings));
+        world.wait("each has its share", || have_shares(&instances));
+    }
+    world.wait("all are delivered", || world.accepted().len() >= produced);
+    for instance in instances {
+        let (status, log) = instance.stop();
+        assert!(status.success(), "{log}");
+    }
+    world.run_until_caught_up(&settings);
+    assert_eq!(world.accepted_days().len(), produced);
+    assert_eq!(world.stand_in.requests(), produced as u64, "each was sent once");
+}
+
+#[test]
+fn a_rolling_restart_of_three_instances_sends_nothing_twice() {
+    rolling_restart(CLASSIC);
+}
+
+#[test]
+fn a_rolling_restart_by_the_new_protocol_sends_nothing_twice() {
+    rolling_restart(CONSUMER);
+}
+
+/// How many records of the changelog each queue record has.
+fn remembered(world: &World) -> BTreeMap<(i32, i64), usize> {
+    let mut records = BTreeMap::new();
+    for record in world.read(&world.topic("delivered")) {
+        let value = record.value.expect("a value");
+        let offset = i64::from_be_bytes(value[10..18].try_into().expect("eight bytes"));
+        *records.entry((record.partition, offset)).or_insert(0) += 1;
+    }
+    records
+}
+
+#[test]
+fn an_instance_stopped_past_its_session_neither_commits_nor_writes_for_what_is_not_its_own() {
+    let world = World::with(3, Behaviour { latency: Duration::from_millis(500), ..Behaviour::default() });
+    let settings = ["kafka.properties.session.timeout.ms=3000", "kafka.properties.heartbeat.interval.ms=500"];
+    let zombie = world.start(&settings);
+    produce(&world, 0..100);
+    let in_flight = || zombie.metric("nat_destination_http_requests_in_flight", &[]);
+    world.wait("requests are in flight", || in_flight() >= 4.0);
+    zombie.signal("-STOP");
+    std::thread::sleep(Duration::from_millis(700)); // The answers are there, and nobody reads them.
+    let before = world.accepted().len();
+    let heir = world.start(&settings);
+    world.behave(Behaviour::default());
+    world.wait("the other one has all of them", || {
+        heir.metric("nat_destination_assigned_partitions", &["deliver"]) == 3.0
+    });
+    world.wait("and delivers them", || heir.metric("nat_destination_events_total", &["delivered"]) >= 90.0);
+    let requests = world.stand_in.requests();
+    zombie.signal("-CONT");
+    world.wait("it makes sure", || zombie.log().contains("making sure that its partitions are its own"));
+    world.wait("it hears that they are lost", || zombie.log().contains("lost to another instance"));
+    std::thread::sleep(Duration::from_secs(2));
+    // It took part again since; what it had begun before is forgotten.
+    assert_eq!(world.stand_in.requests(), requests, "it sent nothing more");
+    let remembered = remembered(&world);
+    assert!(remembered.values().all(|records| *records == 1), "{remembered:?}");
+    let doubled = world.accepted().len() - 100;
+    assert!(doubled <= before, "{doubled} doubled of {before} accepted before the stop");
+    assert!(doubled >= 1, "those in flight at the stop: nobody could know");
+    let mut keys = BTreeMap::new();
+    for entry in world.accepted() {
+        keys.entry(entry.email).or_insert_with(std::collections::BTreeSet::new).insert(entry.idempotency_key);
+    }
+    assert!(keys.values().all(|keys| keys.len() == 1), "again with the same Idempotency-Key");
+    assert!(zombie.stop().0.success());
+    assert!(heir.stop().0.success());
+}
