@@ -201,6 +201,7 @@ impl Instances {
             "retry.initial_interval=50ms",
             "retry.max_interval=1s",
             "circuit.failures=20",
+            "circuit.rejections=40",
             "circuit.probe_interval=100ms",
             "circuit.max_probe_interval=1s",
             "kafka.properties.reconnect.backoff.max.ms=1000",
