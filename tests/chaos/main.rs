@@ -51,6 +51,9 @@ struct Arguments {
     /// The same with each of them
     #[arg(long, conflicts_with = "mutant")]
     mutants: bool,
+    /// Run the mutants' plans with the product as it is: it must be right
+    #[arg(long)]
+    control: bool,
     /// Keep the directory of logs even if everything is right
     #[arg(long)]
     keep: bool,
@@ -109,15 +112,27 @@ async fn all(arguments: &Arguments) -> Result<bool, String> {
         }
         return Ok(report.is_right());
     }
-    let mut all_found_out = true;
+    let mut as_wanted = true;
     for mutant in mutants {
-        let report = run::run(&world, &mutant.settings(&settings)).await?;
+        let mut settings = mutant.settings(&settings);
+        if arguments.control {
+            settings.mutant = None;
+        }
+        let report = run::run(&world, &settings).await?;
         println!("{}", report.text());
-        let found_out = !report.is_right();
-        println!("mutant {}: {}", mutant.name(), if found_out { "FOUND OUT" } else { "NOT FOUND OUT" });
-        all_found_out &= found_out;
+        let verdict = match (arguments.control, report.is_right()) {
+            (true, true) => "RIGHT without it",
+            (true, false) => "WRONG WITHOUT IT",
+            (false, true) => "NOT FOUND OUT",
+            (false, false) => "FOUND OUT",
+        };
+        println!("mutant {}: {verdict}", mutant.name());
+        as_wanted &= report.is_right() == arguments.control;
+        if !arguments.control && !arguments.keep {
+            report.forget();
+        }
     }
-    Ok(all_found_out)
+    Ok(as_wanted)
 }
 
 fn settings(arguments: &Arguments) -> Result<Settings, String> {

@@ -75,8 +75,8 @@ impl Mutant {
         match self {
             // Events that wait for another attempt while later ones are settled, and then a crash.
             Mutant::CommitHighest => {
-                let mut faults = vec![all_along(Kind::Nat500, 0.3), all_along(Kind::NatSlow, 0.5)];
-                faults.extend(again_and_again(Kind::Kill, 2500));
+                let mut faults = vec![all_along(Kind::Nat500, 0.4), all_along(Kind::NatHang, 0.2)];
+                faults.extend(again_and_again(Kind::Kill, 2000));
                 faults
             }
             Mutant::MarkOnReceipt => Vec::new(),

@@ -80,6 +80,11 @@ impl Report {
         self.judgement.violations.is_empty()
     }
 
+    /// Its evidence is not needed: it was wrong on purpose.
+    pub fn forget(&self) {
+        let _ = std::fs::remove_dir_all(&self.directory);
+    }
+
     pub fn text(&self) -> String {
         let mut text = String::from("\n");
         let judgement = &self.judgement;
