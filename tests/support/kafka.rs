@@ -58,11 +58,14 @@ pub struct Options {
     pub nodes: u16,
     /// Lines for every node's server.properties; they override ours.
     pub properties: &'static [(&'static str, &'static str)],
+    /// For each node, the ports of proxies that clients come through: the node listens once more for each of them, and
+    /// sends a client that came by that listener to that port. None: no proxies.
+    pub proxies: Vec<Vec<u16>>,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { nodes: 1, properties: &[] }
+        Options { nodes: 1, properties: &[], proxies: Vec::new() }
     }
 }
 
@@ -70,6 +73,7 @@ impl Default for Options {
 pub struct Kafka {
     nodes: Vec<Node>,
     brokers: String,
+    behind_proxies: Vec<Vec<String>>,
 }
 
 impl Kafka {
@@ -92,7 +96,9 @@ impl Kafka {
     }
 
     fn try_start_once(options: &Options, libs: &Path) -> Result<Kafka, String> {
-        let addresses: Vec<_> = (0..options.nodes).map(|_| Addresses::free()).collect::<Result<_, _>>()?;
+        let proxies = |node: u16| options.proxies.get(usize::from(node)).map_or(0, Vec::len);
+        let addresses: Vec<_> =
+            (0..options.nodes).map(|node| Addresses::free(proxies(node))).collect::<Result<_, _>>()?;
         let brokers = addresses.iter().map(|node| node.broker.clone()).collect::<Vec<_>>().join(",");
         let mut nodes = Vec::new();
         for (id, own) in (1..).zip(&addresses) {
@@ -107,7 +113,18 @@ impl Kafka {
         for node in &nodes {
             node.wait_until_started()?;
         }
-        Ok(Kafka { nodes, brokers })
+        let behind_proxies = addresses.into_iter().map(|node| node.behind_proxies).collect();
+        Ok(Kafka { nodes, brokers, behind_proxies })
+    }
+
+    /// Where each node, 1 to `nodes`, listens for what comes through its proxies.
+    pub fn behind_proxies(&self) -> &[Vec<String>] {
+        &self.behind_proxies
+    }
+
+    /// The process of a node that runs.
+    pub fn process(&mut self, node: u16) -> Option<u32> {
+        self.node(node).java
     }
 
     /// The bootstrap servers of all nodes, those that are down included.
@@ -288,11 +305,13 @@ const CLUSTER_ID: &str = "bmF0LWRlc3RpbmF0aW9uLQ";
 struct Addresses {
     broker: String,
     controller: String,
+    behind_proxies: Vec<String>,
 }
 
 impl Addresses {
-    fn free() -> Result<Addresses, String> {
-        Ok(Addresses { broker: free_address()?, controller: free_address()? })
+    fn free(proxies: usize) -> Result<Addresses, String> {
+        let behind_proxies = (0..proxies).map(|_| free_address()).collect::<Result<_, _>>()?;
+        Ok(Addresses { broker: free_address()?, controller: free_address()?, behind_proxies })
     }
 }
 
@@ -318,14 +337,21 @@ fn next() -> u32 {
 fn server_properties(id: u16, own: &Addresses, all: &[Addresses], directory: &Path, options: &Options) -> String {
     let voters = (1..).zip(all).map(|(id, node): (u16, _)| format!("{id}@{}", node.controller)).collect::<Vec<_>>();
     let nodes = all.len();
+    let (mut listeners, mut advertised, mut protocols) = (String::new(), String::new(), String::new());
+    let ports = options.proxies.get(usize::from(id) - 1).into_iter().flatten();
+    for (number, (address, port)) in own.behind_proxies.iter().zip(ports).enumerate() {
+        listeners.push_str(&format!(",PROXY{number}://{address}"));
+        advertised.push_str(&format!(",PROXY{number}://127.0.0.1:{port}"));
+        protocols.push_str(&format!(",PROXY{number}:PLAINTEXT"));
+    }
     let mut text = format!(
         "process.roles=broker,controller
 node.id={id}
 controller.quorum.voters={voters}
-listeners=PLAINTEXT://{broker},CONTROLLER://{controller}
-advertised.listeners=PLAINTEXT://{broker}
+listeners=PLAINTEXT://{broker},CONTROLLER://{controller}{listeners}
+advertised.listeners=PLAINTEXT://{broker}{advertised}
 controller.listener.names=CONTROLLER
-listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT{protocols}
 inter.broker.listener.name=PLAINTEXT
 log.dirs={data}
 # Nobody gets a topic by a misspelt name.
@@ -426,4 +452,7 @@ fn is_alive(pid: u32) -> bool {
     stat.rsplit_once(") ").is_some_and(|(_, state)| !state.starts_with('Z'))
 }
 
+// A program that borrows this file finds its tests beside it too.
+#[cfg(test)]
+#[path = "kafka/tests.rs"]
 mod tests;

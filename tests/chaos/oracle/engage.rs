@@ -1,0 +1,89 @@
+//! Statement 3: the values of one contact and computation key arrive in order, every change of them is sent, and the last
+//! one accepted is the last one produced. Repeats of an Idempotency-Key are taken out first: they are statement 2's.
+
+use std::collections::BTreeMap;
+
+use super::settled::is_accepted;
+use super::{Case, Court, Judgement};
+use crate::events::Fate;
+use crate::nat::End;
+
+pub fn judge(court: &Court<'_>, judgement: &mut Judgement) {
+    let mut sequences: BTreeMap<(&str, &str), Vec<&Case<'_>>> = BTreeMap::new();
+    for case in &court.cases {
+        if let Fate::Engage { key, .. } = &case.event.fate {
+            sequences.entry((case.event.contact.as_str(), key.as_str())).or_default().push(case);
+        }
+    }
+    judgement.count("Engage sequences", sequences.len() as u64);
+    for mut sequence in sequences.into_values() {
+        sequence.sort_by_key(|case| case.place);
+        in_order(court, &sequence, judgement);
+        every_change(court, &sequence, judgement);
+    }
+}
+
+fn value<'a>(case: &Case<'a>) -> Option<&'a serde_json::Value> {
+    match &case.event.fate {
+        Fate::Engage { value, .. } => Some(value),
+        _ => None,
+    }
+}
+
+/// The number of its first acceptance in the log.
+fn first_accepted(court: &Court<'_>, case: &Case<'_>) -> Option<usize> {
+    case.requests.iter().copied().find(|request| court.request(*request).accepted())
+}
+
+fn in_order(court: &Court<'_>, sequence: &[&Case<'_>], judgement: &mut Judgement) {
+    let mut latest: Option<(usize, &Case<'_>)> = None;
+    for case in sequence {
+        let Some(accepted) = first_accepted(court, case) else { continue };
+        if let Some((before, earlier)) = latest
+            && accepted < before
+        {
+            let (first, second) = (court.tell(court.request(accepted)), court.tell(court.request(before)));
+            let (overtaken, name) = (earlier.name(), case.name());
+            judgement.wrong(3, format!("{name} overtook {overtaken}: {first}, then {second}"));
+        }
+        latest = Some((accepted, case));
+    }
+}
+
+fn every_change(court: &Court<'_>, sequence: &[&Case<'_>], judgement: &mut Judgement) {
+    let mut last: Option<&Case<'_>> = None;
+    for case in sequence {
+        let repeats = last.is_some_and(|last| value(last) == value(case));
+        match first_accepted(court, case) {
+            Some(request) => {
+                if let Some(last) = last.filter(|_| repeats)
+                    && !given_up_unknown(court, last)
+                {
+                    let told = court.tell(court.request(request));
+                    judgement.wrong(3, format!("{} repeats the value of {}: {told}", case.name(), last.name()));
+                }
+                judgement.count("Engage values accepted", 1);
+                last = Some(case);
+            }
+            None if repeats => judgement.count("Engage repeats not sent", 1),
+            None if !case.letters.is_empty() || case.queued.is_empty() => {}
+            None => {
+                judgement.lost += 1;
+                let (name, value) = (case.name(), value(case));
+                let before = last.map(|last| format!("{} with {:?}", last.name(), self::value(last)));
+                let unknown = last.is_some_and(|last| given_up_unknown(court, last));
+                let after = if unknown { "; that one is a dead letter though it was accepted" } else { "" };
+                judgement.wrong(3, format!("LOST: {name} changes the value to {value:?} and was not sent; the last one accepted: {before:?}{after}"));
+            }
+        }
+    }
+}
+
+/// Accepted, but its sender did not hear of it and gave it up.
+fn given_up_unknown(court: &Court<'_>, case: &Case<'_>) -> bool {
+    let unheard = |number: &usize| {
+        let request = court.request(*number);
+        request.accepted() && request.end != End::Answered
+    };
+    is_accepted(court, case) && !case.letters.is_empty() && case.requests.iter().any(unheard)
+}

@@ -1,0 +1,296 @@
+//! The judgement of a run. It knows what was produced and what each event was made for, and reads what came about: the
+//! stand-in's log, the topics, the instances' logs and metrics. It asks no code of the product.
+
+mod changelog;
+mod engage;
+mod leaks;
+mod ledger;
+mod settled;
+mod twice;
+
+use std::collections::{BTreeMap, HashMap};
+
+use rdkafka::error::KafkaError;
+
+use crate::clock::{self, MILLI, Micros, SECOND, Window};
+use crate::cluster::{Cluster, PARTITIONS, Record};
+use crate::events::{Event, NUMBER, Produced, SOURCE_PARTITIONS};
+use crate::instance::Life;
+use crate::nat::Request;
+use crate::plan::Kind;
+use crate::run::Happened;
+
+pub use changelog::{Entry, write};
+
+/// Everything in the four topics.
+pub struct Topics {
+    pub source: Vec<Record>,
+    pub queue: Vec<Record>,
+    pub delivered: Vec<Record>,
+    pub letters: Vec<Record>,
+}
+
+impl Topics {
+    pub fn read(cluster: &Cluster, prefix: &str) -> Result<Topics, KafkaError> {
+        Ok(Topics {
+            source: cluster.read(&format!("{prefix}-source"), SOURCE_PARTITIONS)?,
+            queue: cluster.read(&format!("{prefix}.queue"), PARTITIONS)?,
+            delivered: cluster.read(&format!("{prefix}.delivered"), PARTITIONS)?,
+            letters: cluster.read(&format!("{prefix}.dead-letter"), PARTITIONS)?,
+        })
+    }
+}
+
+pub struct Evidence {
+    pub produced: Vec<Produced>,
+    pub acknowledged: usize,
+    pub topics: Topics,
+    /// In the order of the decisions.
+    pub requests: Vec<Request>,
+    pub lives: Vec<Life>,
+    pub happened: Vec<Happened>,
+    /// What was behind when patience was over.
+    pub stuck: Option<String>,
+    /// What was not in order at the end.
+    pub exits: Vec<String>,
+}
+
+/// What is not as promised.
+pub struct Violation {
+    /// Of the statements in README.md.
+    pub statement: u8,
+    pub what: String,
+}
+
+#[derive(Default)]
+pub struct Judgement {
+    pub violations: Vec<Violation>,
+    /// Second acceptances by reason.
+    pub doubled: BTreeMap<&'static str, usize>,
+    pub figures: BTreeMap<&'static str, u64>,
+    pub letters: BTreeMap<String, u64>,
+    pub lost: u64,
+    /// Facts that bound or explain the figures.
+    pub notes: Vec<String>,
+}
+
+impl Judgement {
+    pub fn wrong(&mut self, statement: u8, what: String) {
+        self.violations.push(Violation { statement, what });
+    }
+
+    pub fn count(&mut self, figure: &'static str, by: u64) {
+        *self.figures.entry(figure).or_default() += by;
+    }
+}
+
+/// Where an event stands in the source topic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Place {
+    pub partition: i32,
+    pub offset: i64,
+    /// In a batch.
+    pub item: Option<usize>,
+}
+
+/// One event that is in the source topic, and all that concerns it.
+pub struct Case<'a> {
+    pub place: Place,
+    pub record: &'a Produced,
+    pub event: &'a Event,
+    pub queued: Vec<&'a Record>,
+    pub letters: Vec<&'a Record>,
+    /// Numbers in the log, in its order.
+    pub requests: Vec<usize>,
+}
+
+impl Case<'_> {
+    pub fn name(&self) -> String {
+        let Place { partition, offset, item } = self.place;
+        let item = item.map(|item| format!(" item {item}")).unwrap_or_default();
+        format!("event {} (source {partition}:{offset}{item}, {})", self.event.id, self.event.contact)
+    }
+}
+
+/// The evidence, put in order.
+pub struct Court<'a> {
+    pub evidence: &'a Evidence,
+    pub cases: Vec<Case<'a>>,
+    pub by_id: HashMap<&'a str, usize>,
+    /// Changelog records by the case that they say was accepted, in the order of their appending.
+    pub changelog: HashMap<usize, Vec<Entry>>,
+    /// When a life was given queue partitions.
+    pub tenures: Vec<Vec<(Micros, Vec<i32>)>>,
+}
+
+pub fn judge(evidence: &Evidence) -> Judgement {
+    let mut judgement = Judgement::default();
+    let mut court = Court::open(evidence, &mut judgement);
+    changelog::read(&mut court, &mut judgement);
+    settled::judge(&court, &mut judgement);
+    twice::judge(&court, &mut judgement);
+    engage::judge(&court, &mut judgement);
+    ledger::judge(&court, &mut judgement);
+    leaks::judge(&court, &mut judgement);
+    if let Some(stuck) = &evidence.stuck {
+        judgement.wrong(1, format!("STUCK: {stuck}"));
+    }
+    evidence.exits.iter().for_each(|exit| judgement.wrong(1, exit.clone()));
+    judgement.count("accepted", evidence.requests.iter().filter(|request| request.accepted()).count() as u64);
+    judgement.count("requests", evidence.requests.len() as u64);
+    judgement
+}
+
+impl<'a> Court<'a> {
+    fn open(evidence: &'a Evidence, judgement: &mut Judgement) -> Court<'a> {
+        let mut court = Court {
+            evidence,
+            cases: Vec::new(),
+            by_id: HashMap::new(),
+            changelog: HashMap::new(),
+            tenures: evidence.lives.iter().map(tenures).collect(),
+        };
+        court.take_source(judgement);
+        let by_place: HashMap<Place, usize> =
+            court.cases.iter().enumerate().map(|(number, case)| (case.place, number)).collect();
+        for (records, topic) in [(&evidence.topics.queue, "queue"), (&evidence.topics.letters, "dead-letter")] {
+            for record in records {
+                let place = record.header("nat.source").as_deref().and_then(place);
+                match place.and_then(|place| by_place.get(&place)) {
+                    Some(number) if topic == "queue" => court.cases[*number].queued.push(record),
+                    Some(number) => court.cases[*number].letters.push(record),
+                    None => {
+                        let at = format!("{}:{}", record.partition, record.offset);
+                        judgement.wrong(1, format!("record {at} of {topic} comes from no event that was produced"));
+                    }
+                }
+            }
+        }
+        court.take_requests(judgement);
+        court
+    }
+
+    /// The source topic is read back: what is in it was produced.
+    fn take_source(&mut self, judgement: &mut Judgement) {
+        let mut seen = vec![false; self.evidence.produced.len()];
+        for found in &self.evidence.topics.source {
+            let number = found.header(NUMBER).and_then(|number| number.parse::<usize>().ok());
+            let Some((number, record)) = number.and_then(|n| Some((n, self.evidence.produced.get(n)?))) else {
+                judgement.wrong(0, format!("source record {}:{} is not ours", found.partition, found.offset));
+                continue;
+            };
+            if std::mem::replace(&mut seen[number], true) || found.partition != record.partition {
+                judgement.wrong(0, format!("source record {number} is there twice: Kafka or the harness is at fault"));
+                continue;
+            }
+            for (item, event) in record.events.iter().enumerate() {
+                let item = record.batch.then_some(item);
+                let place = Place { partition: found.partition, offset: found.offset, item };
+                self.by_id.insert(&event.id, self.cases.len());
+                let (queued, letters, requests) = (Vec::new(), Vec::new(), Vec::new());
+                self.cases.push(Case { place, record, event, queued, letters, requests });
+            }
+        }
+        let found = seen.iter().filter(|seen| **seen).count();
+        if found < self.evidence.acknowledged {
+            let told = format!("{} records acknowledged, {found} in the source topic", self.evidence.acknowledged);
+            judgement.wrong(0, format!("{told}: Kafka or the harness has lost some"));
+        }
+        judgement.count("records produced", found as u64);
+        judgement.count("events produced", self.cases.len() as u64);
+    }
+
+    fn take_requests(&mut self, judgement: &mut Judgement) {
+        for (number, request) in self.evidence.requests.iter().enumerate() {
+            let at = clock::tell(request.arrived);
+            if let Some(problem) = &request.problem {
+                judgement.wrong(1, format!("a request of life {} at {at} is malformed: {problem}", request.life));
+            }
+            let Some(said) = &request.said else { continue };
+            match self.by_id.get(said.id.as_str()) {
+                Some(case) => self.cases[*case].requests.push(number),
+                None => {
+                    let told =
+                        format!("life {} sent event {:?} at {at}, which was not produced", request.life, said.id);
+                    judgement.wrong(1, told);
+                }
+            }
+        }
+    }
+
+    pub fn request(&self, number: usize) -> &'a Request {
+        &self.evidence.requests[number]
+    }
+
+    /// The queue partition of an event: that of its contact.
+    pub fn partition(&self, case: &Case<'_>) -> Option<i32> {
+        case.queued.first().map(|record| record.partition)
+    }
+
+    /// When that life was last given that partition before then.
+    pub fn given(&self, life: usize, partition: i32, before: Micros) -> Option<Micros> {
+        let tenures = self.tenures.get(life)?.iter().rev();
+        tenures.filter(|(at, partitions)| *at <= before && partitions.contains(&partition)).map(|(at, _)| *at).next()
+    }
+
+    /// The first changelog record that says this was accepted.
+    pub fn first_entry(&self, case: usize) -> Option<&Entry> {
+        self.changelog.get(&case)?.first()
+    }
+
+    pub fn life(&self, number: usize) -> Option<&'a Life> {
+        self.evidence.lives.get(number)
+    }
+
+    /// Whether the life could not reach a broker, or a broker had trouble of its own, between these times. What a fault
+    /// leaves behind (a leader that moves, a client that waits before it connects again) goes on for a few seconds.
+    pub fn kafka_trouble(&self, life: usize, from: Micros, to: Micros) -> bool {
+        self.kafka_troubles(life).iter().any(|window| window.overlaps(from - 5 * SECOND, to))
+    }
+
+    /// Faults of brokers, and of this life's roads to them.
+    pub fn kafka_troubles(&self, life: usize) -> Vec<Window> {
+        let slot = self.life(life).map(|life| life.slot);
+        let concerns = |happened: &&Happened| {
+            let (kind, of) = (happened.fault.kind, happened.fault.slot);
+            let all = kind.is_of_a_broker() || kind == Kind::CutBrokerForAll;
+            all || (kind.is_of_the_road_to_kafka() && Some(of) == slot)
+        };
+        self.evidence.happened.iter().filter(concerns).map(|happened| happened.window).collect()
+    }
+
+    pub fn stopped(&self, life: usize, from: Micros, to: Micros) -> bool {
+        self.life(life).is_some_and(|life| life.stops.iter().any(|stop| stop.overlaps(from, to + 500 * MILLI)))
+    }
+
+    /// What a reader needs to follow up a request.
+    pub fn tell(&self, request: &Request) -> String {
+        let log = self.life(request.life).map(|life| life.log.display().to_string()).unwrap_or_default();
+        let (at, key) = (clock::tell(request.decided), request.key.get(..8).unwrap_or_default());
+        format!("{} at {at} life {} key {key}… {} ({log})", request.status, request.life, request.end.name())
+    }
+}
+
+/// `topic/partition/offset/timestamp`, and `/item` for one of a batch.
+fn place(source: &str) -> Option<Place> {
+    let parts: Vec<&str> = source.split('/').collect();
+    let item = match parts.get(4) {
+        Some(item) => Some(item.parse().ok()?),
+        None => None,
+    };
+    Some(Place { partition: parts.get(1)?.parse().ok()?, offset: parts.get(2)?.parse().ok()?, item })
+}
+
+/// From a life's log: when it was given queue partitions.
+fn tenures(life: &Life) -> Vec<(Micros, Vec<i32>)> {
+    let text = life.log_text();
+    let lines = text.lines().filter(|line| line.contains("\"assigned\"") && line.contains("\"deliver\""));
+    let tenure = |line: &str| {
+        let line: serde_json::Value = serde_json::from_str(line).ok()?;
+        let at: jiff::Timestamp = line["timestamp"].as_str()?.parse().ok()?;
+        let partitions = line["partitions"].to_string();
+        let numbers = partitions.split(|c: char| !c.is_ascii_digit()).filter_map(|number| number.parse().ok());
+        Some((at.as_microsecond(), numbers.collect()))
+    };
+    lines.filter_map(tenure).collect()
+}
