@@ -128,7 +128,8 @@ fn a_topic_deleted_and_made_again_is_not_passed_over_in_silence() {
 
 #[test]
 fn leaders_change_and_a_broker_dies_and_nothing_is_lost_or_sent_twice() {
-    let mut kafka = Kafka::start(Options { nodes: 3, properties: &[("min.insync.replicas", "2")] });
+    let mut kafka =
+        Kafka::start(Options { nodes: 3, properties: &[("min.insync.replicas", "2")], ..Options::default() });
     let world = World::on(kafka.brokers(), 3, Behaviour { latency: Duration::from_millis(5), ..Behaviour::default() });
     let instance = world.start(&["topics.replication=3"]);
     instance.wait_until_ready();
@@ -162,7 +163,8 @@ fn leaders_change_and_a_broker_dies_and_nothing_is_lost_or_sent_twice() {
 
 #[test]
 fn without_enough_replicas_everything_waits_and_then_goes_on() {
-    let mut kafka = Kafka::start(Options { nodes: 3, properties: &[("min.insync.replicas", "2")] });
+    let mut kafka =
+        Kafka::start(Options { nodes: 3, properties: &[("min.insync.replicas", "2")], ..Options::default() });
     let world = World::on(kafka.brokers(), 3, Behaviour::default());
     let instance = world.start(&["topics.replication=3", "retry.max_elapsed=5s"]);
     produce(&world, 0..100);
