@@ -48,10 +48,16 @@ pub struct Kafka {
 }
 
 impl Kafka {
-    /// How long a group waits for a member, where the client says so; by the new protocol the brokers do.
-    pub fn session_timeout(&self) -> Option<Duration> {
-        let millis = self.properties.get("session.timeout.ms")?.parse().ok()?;
-        Some(Duration::from_millis(millis))
+    /// After what silence a group puts a member out. By the new protocol the brokers say so
+    /// (`group.consumer.session.timeout.ms`), not the client; the property tells this program what they say.
+    pub fn session_timeout(&self) -> Duration {
+        let millis = self.properties.get("session.timeout.ms").and_then(|millis| millis.parse().ok());
+        Duration::from_millis(millis.unwrap_or(45_000))
+    }
+
+    /// Whether `group.protocol` is the new one (KIP-848).
+    pub fn new_protocol(&self) -> bool {
+        self.properties.get("group.protocol").is_some_and(|protocol| protocol == "consumer")
     }
 }
 

@@ -1,7 +1,7 @@
 //! The queue's consumer, on a thread of its own: it polls whatever happens, copies records out of librdkafka at once, and
 //! pauses when too much is pending. The loop and it talk by messages only.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::{Duration, Instant};
@@ -48,8 +48,8 @@ pub enum FromFeed {
     Lost(Vec<i32>),
     /// What comes next in these partitions cannot be known; they are not read on.
     Stopped(Vec<i32>),
-    /// The answer to `Confirm`: what was lost while the process stood still has been told by now.
-    Confirmed,
+    /// This instance is a member of its group: the coordinator took a commit of it.
+    Proved,
     Failed(KafkaProblem),
 }
 
@@ -68,8 +68,8 @@ pub enum ToFeed {
     Circuit {
         open: bool,
     },
-    /// The process stood still: say when the group has had time to put it out.
-    Confirm,
+    /// Prove that this instance is a member of its group still.
+    Prove,
     HandBack(Vec<i32>),
     Close,
 }
@@ -80,9 +80,8 @@ const BURST: usize = 256;
 /// While the circuit is open reading pauses when so many events are pending: probes need other contacts to choose from than
 /// the one that may be why it opened.
 const PROBE_CHOICE: usize = 512;
-/// After a standstill. librdkafka's own clock tells it at once if its session has ended meanwhile, and a heartbeat that is
-/// overdue goes out at once, and comes back refused if the group has put it out: this is ample for both.
-const TIME_TO_HEAR_OF_IT: Duration = Duration::from_secs(1);
+/// Between two attempts to prove membership.
+const PROVE_EVERY: Duration = Duration::from_millis(200);
 const STAGE: &str = "deliver";
 
 pub struct Feed {
@@ -93,10 +92,11 @@ pub struct Feed {
     metrics: Arc<Metrics>,
     budget: Budget,
     circuit_open: bool,
-    /// When to answer `Confirm`.
-    confirm_at: Option<Instant>,
+    /// When to try again to prove membership.
+    prove_at: Option<Instant>,
     paused: bool,
-    assigned: HashSet<i32>,
+    /// With the offset that was stored last.
+    assigned: HashMap<i32, i64>,
     held: HashSet<i32>,
 }
 
@@ -120,9 +120,9 @@ impl Feed {
             metrics,
             budget: Budget::new(config.deliver),
             circuit_open: false,
-            confirm_at: None,
+            prove_at: None,
             paused: false,
-            assigned: HashSet::new(),
+            assigned: HashMap::new(),
             held: HashSet::new(),
         })
     }
@@ -152,9 +152,8 @@ impl Feed {
         while let Some(notice) = self.consumer.next_notice() {
             self.take_notice(notice)?;
         }
-        if self.confirm_at.is_some_and(|at| Instant::now() >= at) {
-            self.confirm_at = None;
-            self.tell(FromFeed::Confirmed);
+        if self.prove_at.is_some_and(|at| Instant::now() >= at) {
+            self.prove();
         }
         Ok(())
     }
@@ -191,6 +190,18 @@ impl Feed {
         Ok(records)
     }
 
+    /// Commits what was stored last, once more: only a member may. Notices that are waiting come first.
+    fn prove(&mut self) {
+        let offsets: Vec<_> =
+            self.assigned.iter().map(|(partition, offset)| ((self.topic.clone(), *partition), *offset)).collect();
+        if offsets.is_empty() || self.consumer.is_member(&offsets) {
+            self.prove_at = None;
+            self.tell(FromFeed::Proved);
+        } else {
+            self.prove_at = Some(Instant::now() + PROVE_EVERY);
+        }
+    }
+
     /// Reads on where Kafka still has records, or stops where nobody can tell what comes next.
     fn find_place_again(&mut self) -> Result<(), KafkaProblem> {
         let is_paused = |(_, partition): &TopicPartition| self.paused || self.held.contains(partition);
@@ -210,7 +221,7 @@ impl Feed {
                 let begins = self.consumer.assign(&partitions, Start::Earliest, true)?;
                 self.consumer.store(&begins);
                 self.metrics.begin_records_gone(&begins);
-                self.assigned.extend(numbers(&partitions));
+                self.assigned.extend(begins.iter().map(|((_, partition), begin)| (*partition, *begin)));
                 self.held.extend(numbers(&partitions));
                 self.tell(FromFeed::Assigned(
                     begins.into_iter().map(|((_, partition), begin)| (partition, begin)).collect(),
@@ -234,13 +245,17 @@ impl Feed {
             }
             ToFeed::Settled { events, bytes } => self.budget.give_back(events, bytes),
             ToFeed::Store(offsets) => {
-                let ours = offsets.into_iter().filter(|(partition, _)| self.assigned.contains(partition));
-                let offsets: Vec<_> =
-                    ours.map(|(partition, offset)| ((self.topic.clone(), partition), offset)).collect();
-                self.consumer.store(&offsets);
+                let mut ours = Vec::new();
+                for (partition, offset) in offsets {
+                    if let Some(stored) = self.assigned.get_mut(&partition) {
+                        *stored = offset;
+                        ours.push(((self.topic.clone(), partition), offset));
+                    }
+                }
+                self.consumer.store(&ours);
             }
             ToFeed::Circuit { open } => self.circuit_open = open,
-            ToFeed::Confirm => self.confirm_at = Some(Instant::now() + TIME_TO_HEAR_OF_IT),
+            ToFeed::Prove => self.prove_at = Some(Instant::now()),
             ToFeed::HandBack(partitions) => {
                 self.consumer.unassign(&self.places(partitions.iter().copied()));
                 self.forget(&partitions);
@@ -263,7 +278,8 @@ impl Feed {
     fn apply_budget(&mut self) {
         let pause = self.budget.must_pause() || (self.circuit_open && self.budget.events() >= PROBE_CHOICE);
         if pause != self.paused {
-            let begun = self.places(self.assigned.difference(&self.held).copied());
+            let begun = self.assigned.keys().copied().filter(|partition| !self.held.contains(partition));
+            let begun = self.places(begun);
             if pause {
                 self.consumer.pause(&begun)
             } else {

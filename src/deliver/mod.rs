@@ -9,6 +9,7 @@ mod breaker;
 mod event;
 mod feed;
 mod lanes;
+mod lease;
 mod pace;
 mod partition;
 mod restore;
@@ -37,6 +38,7 @@ use crate::stage::{CircuitOpen, StageStatus, Stop, Whereabouts};
 use breaker::{Breaker, OpenReason};
 use event::{Event, Read};
 use feed::{Feed, FromFeed, QueueRecord, ToFeed};
+use lease::Lease;
 use pace::Pace;
 use partition::Partition;
 use restore::{FromRestore, Restore, ToRestore};
@@ -52,9 +54,6 @@ const TICK: Duration = Duration::from_millis(100);
 const LONGEST_REVOKE: Duration = Duration::from_secs(60);
 /// How long the last writes may take at the end.
 const LAST_WRITES: Duration = Duration::from_secs(2);
-/// A turn of the loop takes `TICK` at most. After one that took this long (a stopped process, a starved machine) others may
-/// have been given what was ours.
-const STOOD_STILL: Duration = Duration::from_secs(2);
 
 /// Acceptances that the changelog has not acknowledged, beyond which nothing more is sent: while Kafka takes no writes, a
 /// crash must not make Nat.app be told again of all that there is.
@@ -71,7 +70,7 @@ struct LaneId {
 /// A request that has come back.
 struct Answered {
     lane: LaneId,
-    /// `None`: it was not sent, since the process stood still before.
+    /// `None`: it was not sent, since the lease had run out before.
     answer: Option<Answer>,
     sent: Instant,
     probe: bool,
@@ -138,8 +137,9 @@ struct Deliver {
     breaker: Breaker,
     pace: Pace,
     patience: PatienceClock,
-    /// A turn longer than this needs to be answered for.
-    stood_still: Duration,
+    lease: Lease,
+    /// Whether the lease held when last looked at.
+    leased: bool,
     writes: Writes,
     to_feed: std::sync::mpsc::Sender<ToFeed>,
     answers: mpsc::Sender<Answered>,
@@ -179,7 +179,8 @@ impl Deliver {
             breaker: Breaker::new(config.circuit),
             pace: Pace::new(config.concurrency, config.rate_limit),
             patience: PatienceClock::new(Instant::now()),
-            stood_still: config.kafka.session_timeout().map_or(STOOD_STILL, |session| STOOD_STILL.min(session / 3)),
+            lease: Lease::new(config.kafka.session_timeout()),
+            leased: false,
             whereabouts,
             writes,
             metrics,
@@ -217,11 +218,7 @@ impl Deliver {
         let mut deadline = None;
         let mut next_tick = Instant::now() + TICK;
         loop {
-            let turn = Instant::now();
             let woken = self.next(channels, stop, next_tick).await;
-            if turn.elapsed() > self.stood_still {
-                self.make_sure_of_partitions(channels, turn.elapsed()).await?;
-            }
             match woken {
                 Woken::Stop(told) => {
                     deadline = told;
@@ -230,6 +227,7 @@ impl Deliver {
                 woken => self.handle(woken, channels)?,
             }
             let now = Instant::now();
+            self.look_at_lease(now);
             self.patience.set(self.breaker.is_open().is_none() && self.pace.held_until(now).is_none(), now);
             self.schedule.wake(now);
             self.dispatch(now);
@@ -246,12 +244,13 @@ impl Deliver {
         }
     }
 
-    /// What is under way comes before what is new: an arm can only starve those below it.
+    /// What is under way comes before what is new: an arm can only starve those below it. Without a lease only the consumer
+    /// is listened to: what it says of the partitions comes before anything is done for them.
     async fn next(&self, channels: &mut Channels, stop: &mut Stop, next_tick: Instant) -> Woken {
         tokio::select! {
             biased;
             told = stop.told(), if !self.stopping => Woken::Stop(told),
-            Some(answered) = channels.answers.recv() => Woken::Answered(answered),
+            Some(answered) = channels.answers.recv(), if self.leased => Woken::Answered(answered),
             Some(ack) = channels.acks.recv() => Woken::Ack(ack),
             Some(restored) = channels.restored.recv() => Woken::Restored(restored),
             news = channels.feed.recv() => Woken::Feed(news),
@@ -284,22 +283,22 @@ impl Deliver {
         Ok(())
     }
 
-    /// This process stood still, maybe for longer than its group waits for it. Before it sends or writes anything, the
-    /// consumer finds out whether it is a member still: if not, that its partitions are lost comes before `Confirmed`.
-    async fn make_sure_of_partitions(&mut self, channels: &mut Channels, stood: Duration) -> Result<(), KafkaProblem> {
-        tracing::warn!(
-            stage = STAGE,
-            seconds = stood.as_secs_f64(),
-            "this process stood still; making sure that its partitions are its own before it goes on"
-        );
-        self.tell_feed(ToFeed::Confirm);
-        loop {
-            match channels.feed.recv().await {
-                Some(FromFeed::Confirmed) => return Ok(()),
-                Some(news) => self.on_feed(news)?,
-                None => return Err(KafkaProblem::Stopped("the queue's consumer has ended by itself".into())),
-            }
+    /// Asks for the lease in time, and tells when it is gone and back.
+    fn look_at_lease(&mut self, now: Instant) {
+        if self.lease.ask(now) {
+            self.tell_feed(ToFeed::Prove);
         }
+        let leased = self.lease.holds(now) || self.partitions.is_empty();
+        if self.leased && !leased {
+            tracing::warn!(
+                stage = STAGE,
+                "the group has not confirmed for half a session that this instance is a member: it is cut off from Kafka, or \
+                 stood still. Nothing is sent until it does"
+            );
+        } else if leased && !self.leased && !self.partitions.is_empty() {
+            tracing::debug!(stage = STAGE, "the group confirms that this instance is a member");
+        }
+        self.leased = leased;
     }
 
     fn next_wake(&self, next_tick: Instant) -> Instant {
@@ -355,7 +354,10 @@ impl Deliver {
                 self.stopped.extend(partitions);
                 Ok(())
             }
-            FromFeed::Confirmed => Ok(()),
+            FromFeed::Proved => {
+                self.lease.proved();
+                Ok(())
+            }
             FromFeed::Failed(problem) => Err(problem),
         }
     }

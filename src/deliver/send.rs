@@ -40,7 +40,7 @@ impl Deliver {
 
     /// Sends as many heads as may be sent now.
     pub(super) fn dispatch(&mut self, now: Instant) {
-        while !self.stopping && self.remembers_enough() {
+        while !self.stopping && self.leased && self.remembers_enough() {
             let probe = match self.breaker.permit(now) {
                 Permit::All if self.pace.may_send(self.in_flight, now) => false,
                 // One at a time it is, whatever else is in flight.
@@ -73,15 +73,15 @@ impl Deliver {
         self.in_flight += 1;
         self.metrics.http_in_flight.set(self.in_flight as i64);
         let (answers, metrics) = (self.answers.clone(), Arc::clone(&self.metrics));
-        let stood_still = self.stood_still;
+        let lease = self.lease.until();
         tokio::spawn(async move {
-            // A process that stood still until now may have lost the partition: the loop makes sure of that first.
-            let answer = if now.elapsed() > stood_still {
-                None
-            } else {
+            // A process that stood still between the decision and this may have lost the partition.
+            let answer = if lease.is_some_and(|until| Instant::now() < until) {
                 let (answer, took) = request.await;
                 metrics.http_request_duration.observe(took.as_secs_f64());
                 Some(answer)
+            } else {
+                None
             };
             // Without a loop there is nobody to tell: the event will be read and sent again.
             let _ = answers.send(Answered { lane, answer, sent: now, probe }).await;

@@ -71,7 +71,10 @@ fn base(config: &Config) -> ClientConfig {
     // A broker that comes back is found soon: an outage must cost nothing but lag.
     client.set("reconnect.backoff.max.ms", "2000");
     for (property, value) in &config.kafka.properties {
-        client.set(property, value);
+        // It is the brokers' by the new protocol, and librdkafka refuses it; it is known to `Kafka::session_timeout`.
+        if !(property == "session.timeout.ms" && config.kafka.new_protocol()) {
+            client.set(property, value);
+        }
     }
     client.set("bootstrap.servers", &config.kafka.brokers);
     client.set_log_level(RDKafkaLogLevel::Info);
@@ -87,8 +90,7 @@ pub fn admin_config(config: &Config) -> ClientConfig {
 /// which results are reported, the last store is sent at revoke and at close, and a lost assignment commits nothing.
 pub fn consumer_config(config: &Config, group: &str) -> ClientConfig {
     let mut client = base(config);
-    let classic = config.kafka.properties.get("group.protocol").is_none_or(|protocol| protocol != "consumer");
-    if classic {
+    if !config.kafka.new_protocol() {
         client.set("partition.assignment.strategy", "cooperative-sticky");
     }
     client.set("group.id", group);

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use rdkafka::ClientConfig;
 use rdkafka::ClientContext;
 use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
-use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::message::BorrowedMessage;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
@@ -321,6 +321,23 @@ impl GroupConsumer {
         match self.consumer.store_offsets(&list) {
             Ok(()) | Err(KafkaError::StoreOffset(RDKafkaErrorCode::State)) => {}
             Err(error) => tracing::warn!(%error, "offsets were not stored; the next ones will be"),
+        }
+    }
+
+    /// Whether the coordinator takes a commit of this member's, which it does of a member only. Waits for it, or for librdkafka
+    /// to give up: about a minute while no coordinator answers. The offsets are the ones that were stored last, so that it
+    /// changes nothing.
+    pub fn is_member(&self, offsets: &[(TopicPartition, i64)]) -> bool {
+        let mut list = TopicPartitionList::with_capacity(offsets.len());
+        let added = offsets.iter().try_for_each(|((topic, partition), offset)| {
+            list.add_partition_offset(topic, *partition, Offset::Offset(*offset))
+        });
+        match added.and_then(|()| self.consumer.commit(&list, CommitMode::Sync)) {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::debug!(%error, "the group does not confirm that this instance is a member");
+                false
+            }
         }
     }
 
