@@ -210,7 +210,7 @@ impl Instances {
             "log.level=info,nat_destination=debug",
         ];
         let group: &[&str] = match consumer_protocol {
-            true => &["kafka.properties.group.protocol=consumer"],
+            true => &["kafka.properties.group.protocol=consumer", "kafka.properties.session.timeout.ms=4000"],
             false => &["kafka.properties.session.timeout.ms=4000", "kafka.properties.heartbeat.interval.ms=500"],
         };
         settings.extend(fixed.iter().chain(group).map(|setting| (*setting).to_owned()));
