@@ -73,9 +73,11 @@ impl Default for Options {
 pub struct Kafka {
     nodes: Vec<Node>,
     brokers: String,
+    #[allow(dead_code, reason = "the chaos harness's alone")]
     behind_proxies: Vec<Vec<String>>,
 }
 
+#[allow(dead_code, reason = "the tests and the chaos harness each need a part of it")]
 impl Kafka {
     /// Starts a cluster and waits until each node answers. Panics with the end of the log where one does not.
     pub fn start(options: Options) -> Kafka {
