@@ -38,7 +38,8 @@ impl Mutant {
 
     pub fn settings(self, base: &Settings) -> Settings {
         let seconds = Duration::from_secs(match self {
-            Mutant::CommitHighest | Mutant::SkipRestoreTail => 20,
+            Mutant::CommitHighest => 30,
+            Mutant::SkipRestoreTail => 20,
             Mutant::MarkOnReceipt | Mutant::DropOn401 => 8,
             Mutant::ForgetLaneOrder => 15,
         });
@@ -73,10 +74,11 @@ impl Mutant {
             times.enumerate().map(move |(n, at)| fault(kind, n % 3, at, Duration::from_millis(200), 1.0))
         };
         match self {
-            // Events that wait for another attempt while later ones are settled, and then a crash.
+            // Events that wait for another attempt while later ones are settled, and then a crash; not before the groups have
+            // come to rest after the last one.
             Mutant::CommitHighest => {
-                let mut faults = vec![all_along(Kind::Nat500, 0.4), all_along(Kind::NatHang, 0.2)];
-                faults.extend(again_and_again(Kind::Kill, 2000));
+                let mut faults = vec![all_along(Kind::Nat500, 0.6)];
+                faults.extend(again_and_again(Kind::Kill, 8000));
                 faults
             }
             Mutant::MarkOnReceipt => Vec::new(),
