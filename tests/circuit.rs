@@ -5,23 +5,12 @@ use std::time::Duration;
 use nat_destination::sandbox::stand_in::Behaviour;
 
 use super::support::World;
-use super::support::world::identify;
-
-const DAY: &str = "2026-11-20T08:00:00Z";
-
-fn produce(world: &World, contacts: std::ops::Range<usize>) {
-    for number in contacts {
-        let event = identify(&format!("p{number}@example.com"), DAY, &format!("m{number}"));
-        world.send(&world.source, Some(number as i32 % world.partitions), None, Some(event.as_bytes()), &[]);
-    }
-    world.flush();
-}
 
 #[test]
 fn when_most_events_are_rejected_the_topic_does_not_drain_into_the_dead_letters() {
     let world = World::with(3, Behaviour { reject: 1.0, ..Behaviour::default() });
     let instance = world.start(&["circuit.rejections=40"]);
-    produce(&world, 0..1000);
+    world.visits(0..1000);
     let is_open = || instance.metric("nat_destination_circuit_open", &["rejecting"]) == 1.0;
     world.wait("the circuit is open", is_open);
     std::thread::sleep(Duration::from_secs(2)); // Probes are rejected meanwhile.
@@ -39,13 +28,13 @@ fn when_most_events_are_rejected_the_topic_does_not_drain_into_the_dead_letters(
 fn some_rejections_do_not_open_it_and_the_guard_can_be_switched_off() {
     let world = World::with(3, Behaviour { reject: 0.3, ..Behaviour::default() });
     let instance = world.start(&["circuit.rejections=40"]);
-    produce(&world, 0..500);
+    world.visits(0..500);
     instance.wait_until_settled(500);
     assert!(!instance.log().contains("circuit open"), "{}", instance.log());
     world.behave(Behaviour { reject: 1.0, ..Behaviour::default() });
     assert!(instance.stop().0.success());
     let unguarded = world.start(&["circuit.rejections=0"]);
-    produce(&world, 500..700);
+    world.visits(500..700);
     unguarded.wait_until_settled(200);
     assert_eq!(unguarded.metric("nat_destination_events_total", &["dead_lettered", "rejected"]), 200.0);
 }
@@ -55,10 +44,10 @@ fn while_open_reading_is_paused_no_attempt_is_spent_and_it_is_told_since_when() 
     let world = World::with(1, Behaviour { status: Some(503), ..Behaviour::default() });
     let instance = world.start(&["circuit.failures=10", "retry.max_elapsed=1s"]);
     let before = jiff::Timestamp::now();
-    produce(&world, 0..1000);
+    world.visits(0..1000);
     world.wait("the circuit is open", || instance.metric("nat_destination_circuit_open", &["unavailable"]) == 1.0);
     world.wait("reading is paused", || instance.metric("nat_destination_paused", &["deliver"]) == 1.0);
-    produce(&world, 1000..3000);
+    world.visits(1000..3000);
     std::thread::sleep(Duration::from_secs(3));
     let opened = instance.metric("nat_destination_circuit_opened_timestamp_seconds", &[]);
     let since = before.as_second() as f64;
@@ -82,7 +71,7 @@ fn an_instance_that_gets_its_first_partitions_while_nat_app_is_away_finds_out_wh
     let world = World::with(4, Behaviour { status: Some(401), ..Behaviour::default() });
     let settings = ["topics.partitions=4", "kafka.properties.session.timeout.ms=6000"];
     let first = world.start(&settings);
-    produce(&world, 0..100);
+    world.visits(0..100);
     let open = |instance: &super::support::Instance| instance.metric("nat_destination_circuit_open", &["unauthorized"]);
     world.wait("the circuit is open", || open(&first) == 1.0);
     let second = world.start(&settings);

@@ -16,14 +16,6 @@ use super::support::world::identify;
 const DAY: &str = "2026-11-20T08:00:00Z";
 const SOON: &str = "kafka.properties.session.timeout.ms=6000";
 
-fn produce(world: &World, contacts: std::ops::Range<usize>) {
-    for number in contacts {
-        let event = identify(&format!("p{number}@example.com"), DAY, &format!("m{number}"));
-        world.send(&world.source, Some(number as i32 % world.partitions), None, Some(event.as_bytes()), &[]);
-    }
-    world.flush();
-}
-
 fn admin(world: &World) -> AdminClient<DefaultClientContext> {
     ClientConfig::new().set("bootstrap.servers", &world.brokers).create().expect("an admin client")
 }
@@ -43,7 +35,7 @@ fn set_offset(world: &World, group: &str, topic: &str, partition: i32, offset: i
 #[test]
 fn an_offset_behind_the_end_stops_that_partition_and_tells_and_the_others_go_on() {
     let world = World::new();
-    produce(&world, 0..30);
+    world.visits(0..30);
     set_offset(&world, &world.topic("ingest"), &world.source, 1, 5000);
     let instance = world.start(&[]);
     world.wait("the others are delivered", || world.accepted().len() == 20);
@@ -51,7 +43,7 @@ fn an_offset_behind_the_end_stops_that_partition_and_tells_and_the_others_go_on(
     let told = format!("partition 1 of {} is not read on", world.source);
     world.wait("health tells it", || instance.get("/readyz").1.contains(&told));
     assert!(instance.log().contains("--reset-offsets"), "what to do is told");
-    produce(&world, 30..60);
+    world.visits(30..60);
     world.wait("and go on", || world.accepted().len() == 40);
     assert!(instance.stop().0.success());
     // For a script it is an error: it would wait for ever.
@@ -95,7 +87,7 @@ fn records_that_retention_deleted_before_they_were_read_are_counted_and_told() {
 #[test]
 fn a_topic_deleted_and_made_again_is_not_passed_over_in_silence() {
     let world = World::with(1, Behaviour::default());
-    produce(&world, 0..50);
+    world.visits(0..50);
     let instance = world.start(&[]);
     instance.wait_until_settled(50);
     std::thread::sleep(Duration::from_secs(5)); // The lag watch has seen its end twice.
@@ -107,7 +99,7 @@ fn a_topic_deleted_and_made_again_is_not_passed_over_in_silence() {
         made[0].is_ok()
     });
     // Fewer than before, so that its end went back; then more, so that the old position would lie within.
-    produce(&world, 50..60);
+    world.visits(50..60);
     // Either the group notices that the topic was gone, and begins it anew; or the program says so and stops.
     let deadline = Instant::now() + Duration::from_secs(40);
     while world.accepted().len() < 60 && instance.is_running() && Instant::now() < deadline {
@@ -135,9 +127,9 @@ fn leaders_change_and_a_broker_dies_and_nothing_is_lost_or_sent_twice() {
     instance.wait_until_ready();
     for node in 1..=3_u16 {
         let begin = usize::from(node - 1) * 400;
-        produce(&world, begin..begin + 200);
+        world.visits(begin..begin + 200);
         kafka.kill(node);
-        produce(&world, begin + 200..begin + 400);
+        world.visits(begin + 200..begin + 400);
         world.wait("all are delivered without it", || world.accepted().len() >= begin + 400);
         kafka.restart(node);
     }
@@ -149,7 +141,7 @@ fn leaders_change_and_a_broker_dies_and_nothing_is_lost_or_sent_twice() {
     // Killed in the middle, with another broker away, it goes on where it was.
     world.behave(Behaviour { latency: Duration::from_millis(20), ..Behaviour::default() });
     let victim = world.start(&["topics.replication=3", SOON]);
-    produce(&world, 1200..2000);
+    world.visits(1200..2000);
     world.wait("it is in the middle", || world.accepted().len() > 1400);
     kafka.kill(2);
     victim.kill();
@@ -167,7 +159,7 @@ fn without_enough_replicas_everything_waits_and_then_goes_on() {
         Kafka::start(Options { nodes: 3, properties: &[("min.insync.replicas", "2")], ..Options::default() });
     let world = World::on(kafka.brokers(), 3, Behaviour::default());
     let instance = world.start(&["topics.replication=3", "retry.max_elapsed=5s"]);
-    produce(&world, 0..100);
+    world.visits(0..100);
     instance.wait_until_settled(100);
     // Accepted, and cannot be remembered: the offset must not move, and the process must not end.
     kafka.kill(2);
@@ -176,7 +168,7 @@ fn without_enough_replicas_everything_waits_and_then_goes_on() {
     assert!(instance.is_running(), "{}", instance.log());
     kafka.restart(2);
     kafka.restart(3);
-    produce(&world, 100..200);
+    world.visits(100..200);
     instance.wait_until_settled(200);
     assert_eq!(world.accepted_days().len(), 200);
     assert_eq!(world.stand_in.requests(), 200);

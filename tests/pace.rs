@@ -10,14 +10,6 @@ use super::support::world::identify;
 
 const DAY: &str = "2026-11-20T08:00:00Z";
 
-fn produce(world: &World, contacts: std::ops::Range<usize>) {
-    for number in contacts {
-        let event = identify(&format!("p{number}@example.com"), DAY, &format!("m{number}"));
-        world.send(&world.source, Some(number as i32 % world.partitions), None, Some(event.as_bytes()), &[]);
-    }
-    world.flush();
-}
-
 /// When each request came, in milliseconds, in order.
 fn times(entries: &[Entry]) -> Vec<i64> {
     let time = |entry: &Entry| entry.time.parse::<Timestamp>().expect("a time").as_millisecond();
@@ -29,7 +21,7 @@ fn the_rate_limit_holds_exactly() {
     let world = World::with(3, Behaviour::default());
     let instance = world.start(&["deliver.rate_limit=100"]);
     instance.wait_until_ready();
-    produce(&world, 0..500);
+    world.visits(0..500);
     instance.wait_until_settled(500);
     let times = times(&world.stand_in.entries());
     // What a busy machine delivers late comes together with what follows; nothing comes before its time.
@@ -51,7 +43,7 @@ fn retry_after_of_one_answer_holds_all() {
     world.event(0, &identify("first@example.com", DAY, "m"));
     world.wait("it says until when", || instance.get("/readyz").1.contains("Nat.app said not to come back before 20"));
     world.behave(Behaviour::default());
-    produce(&world, 0..50);
+    world.visits(0..50);
     instance.wait_until_settled(51);
     let times = times(&world.stand_in.entries());
     assert!(times[1] - times[0] >= 3000, "the second request came after {} ms", times[1] - times[0]);
@@ -62,7 +54,7 @@ fn requests_in_flight_become_fewer_when_nat_app_has_too_much_to_do() {
     let behaviour = Behaviour { latency: Duration::from_millis(100), ..Behaviour::default() };
     let world = World::with(3, behaviour.clone());
     let instance = world.start(&["deliver.concurrency=64", "retry.initial_interval=200ms"]);
-    produce(&world, 0..1500);
+    world.visits(0..1500);
     let limit = || instance.metric("nat_destination_concurrency_limit", &[]);
     world.wait("it has found out that Nat.app takes all of them", || limit() == 64.0);
     // 64 in flight at 100 ms each are 640 a second.
@@ -78,7 +70,7 @@ fn after_an_outage_nat_app_is_not_stampeded() {
     let world = World::with(3, Behaviour { status: Some(503), latency, ..Behaviour::default() });
     let settings = ["deliver.concurrency=64", "circuit.failures=20", "circuit.max_probe_interval=500ms"];
     let instance = world.start(&settings);
-    produce(&world, 0..2000);
+    world.visits(0..2000);
     world.wait("the circuit is open", || instance.metric("nat_destination_circuit_open", &["unavailable"]) == 1.0);
     std::thread::sleep(Duration::from_secs(1)); // All that was in flight has come back.
     world.behave(Behaviour { latency, ..Behaviour::default() });

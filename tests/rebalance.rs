@@ -6,19 +6,10 @@ use std::time::Duration;
 use nat_destination::sandbox::stand_in::Behaviour;
 
 use super::support::World;
-use super::support::world::{Instance, identify};
+use super::support::world::Instance;
 
-const DAY: &str = "2026-11-20T08:00:00Z";
 const CLASSIC: &str = "kafka.properties.group.protocol=classic";
 const CONSUMER: &str = "kafka.properties.group.protocol=consumer";
-
-fn produce(world: &World, contacts: std::ops::Range<usize>) {
-    for number in contacts {
-        let event = identify(&format!("p{number}@example.com"), DAY, &format!("m{number}"));
-        world.send(&world.source, Some(number as i32 % world.partitions), None, Some(event.as_bytes()), &[]);
-    }
-    world.flush();
-}
 
 fn rolling_restart(protocol: &str) {
     let world = World::with(6, Behaviour { latency: Duration::from_millis(5), ..Behaviour::default() });
@@ -32,7 +23,7 @@ fn rolling_restart(protocol: &str) {
     let mut produced = 0_usize;
     for _ in 0..3 {
         // Contact-days of before come again, for whoever has the partition by then.
-        produce(&world, produced.saturating_sub(200)..produced + 400);
+        world.visits(produced.saturating_sub(200)..produced + 400);
         produced += 400;
         let (status, log) = instances.remove(0).stop();
         assert!(status.success(), "{log}");
@@ -75,7 +66,7 @@ fn an_instance_stopped_past_its_session_neither_commits_nor_writes_for_what_is_n
     let world = World::with(3, Behaviour { latency: Duration::from_millis(500), ..Behaviour::default() });
     let settings = ["kafka.properties.session.timeout.ms=3000", "kafka.properties.heartbeat.interval.ms=500"];
     let zombie = world.start(&settings);
-    produce(&world, 0..100);
+    world.visits(0..100);
     let in_flight = || zombie.metric("nat_destination_http_requests_in_flight", &[]);
     world.wait("requests are in flight", || in_flight() >= 4.0);
     zombie.signal("-STOP");

@@ -14,18 +14,10 @@ use super::support::world::{binary, identify};
 
 const DAY: &str = "2026-11-20T08:00:00Z";
 
-fn produce(world: &World, contacts: std::ops::Range<usize>) {
-    for number in contacts {
-        let event = identify(&format!("p{number}@example.com"), DAY, &format!("m{number}"));
-        world.send(&world.source, Some(number as i32 % world.partitions), None, Some(event.as_bytes()), &[]);
-    }
-    world.flush();
-}
-
 #[test]
 fn sigterm_finishes_what_is_in_flight_and_nothing_is_sent_again() {
     let world = World::with(3, Behaviour { latency: Duration::from_millis(100), ..Behaviour::default() });
-    produce(&world, 0..1000);
+    world.visits(0..1000);
     let first = world.start(&["deliver.concurrency=32"]);
     world.wait("some are delivered", || world.accepted().len() > 50);
     let began = Instant::now();
@@ -43,7 +35,7 @@ fn sigterm_finishes_what_is_in_flight_and_nothing_is_sent_again() {
 #[test]
 fn a_second_signal_ends_it_at_once() {
     let world = World::with(1, Behaviour { latency: Duration::from_secs(8), ..Behaviour::default() });
-    produce(&world, 0..1);
+    world.visits(0..1);
     let mut instance = world.start(&[]);
     world.wait("it is in flight", || instance.metric("nat_destination_http_requests_in_flight", &[]) == 1.0);
     instance.signal("-TERM");
@@ -57,7 +49,7 @@ fn a_second_signal_ends_it_at_once() {
 #[test]
 fn the_shutdown_deadline_holds_when_nat_app_hangs() {
     let world = World::with(1, Behaviour { latency: Duration::from_secs(30), ..Behaviour::default() });
-    produce(&world, 0..1);
+    world.visits(0..1);
     let instance = world.start(&["shutdown.timeout=1s", "nat.timeout=60s"]);
     world.wait("it is in flight", || instance.metric("nat_destination_http_requests_in_flight", &[]) == 1.0);
     let began = Instant::now();
@@ -74,7 +66,7 @@ fn the_shutdown_deadline_holds_when_nat_app_hangs() {
 #[test]
 fn after_kill_9_nothing_is_lost_and_only_what_was_in_flight_is_sent_again() {
     let world = World::with(3, Behaviour { latency: Duration::from_millis(20), ..Behaviour::default() });
-    produce(&world, 0..2000);
+    world.visits(0..2000);
     let concurrency = 16;
     let first = world.start(&[&format!("deliver.concurrency={concurrency}")]);
     world.wait("some are delivered", || world.accepted().len() > 300);
@@ -101,11 +93,11 @@ fn after_kill_9_nothing_is_lost_and_only_what_was_in_flight_is_sent_again() {
 #[test]
 fn a_restart_restores_the_delivered_set_before_the_first_request() {
     let world = World::new();
-    produce(&world, 0..500);
+    world.visits(0..500);
     world.run_until_caught_up(&[]);
     assert_eq!(world.stand_in.requests(), 500);
     // The same contact-days again: only the changelog knows that they were delivered.
-    produce(&world, 0..500);
+    world.visits(0..500);
     let instance = world.start(&[]);
     instance.wait_until_settled(500);
     assert_eq!(instance.metric("nat_destination_events_total", &["duplicate"]), 500.0);
@@ -143,17 +135,17 @@ fn a_second_instance_joins_and_leaves_and_nothing_is_sent_twice() {
     let world = World::with(3, Behaviour { latency: Duration::from_millis(10), ..Behaviour::default() });
     let first = world.start(&["deliver.concurrency=8"]);
     first.wait_until_ready();
-    produce(&world, 0..1000);
+    world.visits(0..1000);
     let second = world.start(&["deliver.concurrency=8"]);
     world.wait("the second one has its share", || {
         second.metric("nat_destination_assigned_partitions", &["deliver"]) >= 1.0
     });
-    produce(&world, 500..1500);
+    world.visits(500..1500);
     world.wait("it delivers too", || second.metric("nat_destination_events_total", &["delivered"]) > 20.0);
-    produce(&world, 1000..2000);
+    world.visits(1000..2000);
     let (status, log) = second.stop();
     assert!(status.success(), "{log}");
-    produce(&world, 1500..2500);
+    world.visits(1500..2500);
     world.wait("all are delivered", || world.accepted().len() >= 2500);
     let (status, log) = first.stop();
     assert!(status.success(), "{log}");
@@ -167,7 +159,7 @@ fn sigterm_in_the_middle_of_a_rebalance_is_obeyed_in_time() {
     let world = World::with(4, Behaviour { latency: Duration::from_secs(8), ..Behaviour::default() });
     let settings = ["shutdown.timeout=1s", "nat.timeout=60s", "topics.partitions=4"];
     let first = world.start(&settings);
-    produce(&world, 0..50);
+    world.visits(0..50);
     let in_flight = || first.metric("nat_destination_http_requests_in_flight", &[]) >= 4.0;
     world.wait("requests are in flight", in_flight);
     let _second = world.start(&settings);
@@ -184,11 +176,11 @@ fn the_new_consumer_protocol_serves_as_well() {
     let protocol = "kafka.properties.group.protocol=consumer";
     let first = world.start(&[protocol]);
     first.wait_until_ready();
-    produce(&world, 0..300);
+    world.visits(0..300);
     let second = world.start(&[protocol]);
     let has_share = || second.metric("nat_destination_assigned_partitions", &["deliver"]) >= 1.0;
     world.wait("the second one has its share", has_share);
-    produce(&world, 200..600);
+    world.visits(200..600);
     let (status, log) = first.stop();
     assert!(status.success(), "{log}");
     let (status, log) = second.stop();
@@ -202,7 +194,7 @@ fn the_new_consumer_protocol_serves_as_well() {
 fn until_caught_up_ends_with_what_was_there_at_its_start() {
     let world = World::new();
     world.run_until_caught_up(&[]); // Nothing at all is caught up with at once.
-    produce(&world, 0..10);
+    world.visits(0..10);
     let output = world.run_until_caught_up(&[]);
     assert!(output.stdout.is_empty());
     assert_eq!(world.accepted().len(), 10);
@@ -243,12 +235,12 @@ fn a_broker_that_goes_and_comes_back_costs_nothing_and_one_that_does_not_holds_n
     let mut kafka = Kafka::start(Options::default());
     let world = World::on(kafka.brokers(), 2, Behaviour::default());
     let instance = world.start(&["shutdown.timeout=1s"]);
-    produce(&world, 0..100);
+    world.visits(0..100);
     instance.wait_until_settled(100);
     kafka.kill(1);
     std::thread::sleep(Duration::from_secs(3));
     kafka.restart(1);
-    produce(&world, 100..200);
+    world.visits(100..200);
     instance.wait_until_settled(200);
     assert_eq!(world.accepted_days().len(), 200);
     assert_eq!(world.stand_in.requests(), 200);
@@ -315,7 +307,7 @@ fn stops_in_time(instance: super::support::Instance) -> String {
 #[test]
 fn sigterm_while_the_circuit_is_open_is_obeyed_in_time() {
     let world = World::with(3, Behaviour { status: Some(401), ..Behaviour::default() });
-    produce(&world, 0..200);
+    world.visits(0..200);
     let instance = world.start(&["shutdown.timeout=2s"]);
     world.wait("the circuit is open", || instance.metric("nat_destination_circuit_open", &["unauthorized"]) == 1.0);
     stops_in_time(instance);
@@ -329,7 +321,7 @@ fn sigterm_while_an_event_waits_an_hour_for_its_retry_is_obeyed_in_time() {
     let retry_after = Some(Duration::from_secs(3600));
     let world = World::with(1, Behaviour::default());
     world.behave(Behaviour { status: Some(429), retry_after, ..Behaviour::default() });
-    produce(&world, 0..20);
+    world.visits(0..20);
     let instance = world.start(&["shutdown.timeout=2s"]);
     world.wait("it waits", || instance.metric("nat_destination_retrying_events", &[]) >= 1.0);
     stops_in_time(instance);
@@ -355,7 +347,7 @@ fn sigterm_while_restoring_is_obeyed_in_time() {
     world.send(&topic, Some(0), Some(&[7; 16]), Some(b"of a newer version"), &[]);
     world.flush();
     kafka.kill(3);
-    produce(&world, 0..10);
+    world.visits(0..10);
     let instance = world.start(&["shutdown.timeout=2s", "topics.partitions=1", "topics.replication=3"]);
     world.wait("it restores", || instance.get("/readyz").1.contains("restores the delivered set of 1 partition"));
     assert_eq!(world.stand_in.requests(), 0, "nothing is sent before it is restored");

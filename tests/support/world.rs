@@ -138,6 +138,15 @@ impl World {
         self.produce(partition, None, Some(event.as_bytes()), &[]);
     }
 
+    /// One visit of each of these contacts, on one day, over all partitions.
+    pub fn visits(&self, contacts: std::ops::Range<usize>) {
+        for number in contacts {
+            let event = identify(&format!("p{number}@example.com"), "2026-11-20T08:00:00Z", &format!("m{number}"));
+            self.send(&self.source, Some(number as i32 % self.partitions), None, Some(event.as_bytes()), &[]);
+        }
+        self.flush();
+    }
+
     pub fn send(
         &self,
         topic: &str,
