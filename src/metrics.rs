@@ -166,11 +166,9 @@ impl Metrics {
         }
     }
 
-    /// As `begin_at_zero`, for partitions that are known once they are ours.
-    pub fn begin_records_gone(&self, partitions: &[((String, i32), i64)]) {
-        for ((topic, partition), _) in partitions {
-            self.records_gone.with_label_values(&[topic.as_str(), &partition.to_string()]).inc_by(0);
-        }
+    /// Counts records that were deleted before they were read; none, to begin the series of a partition at zero.
+    pub fn gone(&self, (topic, partition): &(String, i32), records: u64) {
+        self.records_gone.with_label_values(&[topic.as_str(), &partition.to_string()]).inc_by(records);
     }
 
     /// What `/metrics` serves.

@@ -97,6 +97,9 @@ fn troubles(ingest: &StageStatus, deliver: &StageStatus) -> Vec<String> {
     if let Some(CircuitOpen { reason, since }) = deliver.circuit {
         lines.push(format!("circuit to Nat.app open: {reason}, since {since:.0}"));
     }
+    if deliver.cut_off {
+        lines.push("the group does not confirm that this instance is a member: nothing is sent until it does".into());
+    }
     if let Some(until) = deliver.held_until {
         lines.push(format!("Nat.app said not to come back before {until:.0}"));
     }
@@ -137,12 +140,13 @@ mod tests {
         let since = "2026-11-24T08:00:00.5Z".parse().expect("a time");
         let circuit = Some(CircuitOpen { reason: "unauthorized", since });
         let fine = StageStatus::starting();
-        let deliver = StageStatus { circuit, held_until: Some(since), ..fine.clone() };
+        let deliver = StageStatus { circuit, cut_off: true, held_until: Some(since), ..fine.clone() };
         let ingest = StageStatus { stopped: vec![("events".into(), 3)], ..fine.clone() };
         assert_eq!(
             troubles(&ingest, &deliver),
             [
                 "circuit to Nat.app open: unauthorized, since 2026-11-24T08:00:00Z",
+                "the group does not confirm that this instance is a member: nothing is sent until it does",
                 "Nat.app said not to come back before 2026-11-24T08:00:00Z",
                 "partition 3 of events is not read on: its offset is not in it; see the log"
             ]

@@ -11,7 +11,7 @@ use tokio::sync::mpsc::Sender;
 
 use crate::config::{Config, Start};
 use crate::kafka::{
-    GroupConsumer, Headers, KafkaProblem, Notice, PollError, TopicPartition, consumer_config, headers_of,
+    GroupConsumer, Headers, KafkaProblem, Lacking, Notice, PollError, TopicPartition, consumer_config, headers_of,
 };
 use crate::metrics::Metrics;
 use crate::stage::Budget;
@@ -205,7 +205,8 @@ impl Feed {
     /// Reads on where Kafka still has records, or stops where nobody can tell what comes next.
     fn find_place_again(&mut self) -> Result<(), KafkaProblem> {
         let is_paused = |(_, partition): &TopicPartition| self.paused || self.held.contains(partition);
-        let stopped = self.consumer.find_places_again(&self.metrics, is_paused)?;
+        let Lacking { gone, stopped } = self.consumer.find_places_again(is_paused)?;
+        gone.iter().for_each(|(place, records)| self.metrics.gone(place, *records));
         if !stopped.is_empty() {
             self.tell(FromFeed::Stopped(stopped.into_iter().map(|(_, partition)| partition).collect()));
         }
@@ -220,7 +221,7 @@ impl Feed {
                 // The queue is ours: nothing in it may be skipped.
                 let begins = self.consumer.assign(&partitions, Start::Earliest, true)?;
                 self.consumer.store(&begins);
-                self.metrics.begin_records_gone(&begins);
+                begins.iter().for_each(|(place, _)| self.metrics.gone(place, 0));
                 self.assigned.extend(begins.iter().map(|((_, partition), begin)| (*partition, *begin)));
                 self.held.extend(numbers(&partitions));
                 self.tell(FromFeed::Assigned(

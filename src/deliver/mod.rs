@@ -140,6 +140,8 @@ struct Deliver {
     lease: Lease,
     /// Whether the lease held when last looked at.
     leased: bool,
+    /// An answer that came when it did not; no more are taken until it does.
+    late: Option<Answered>,
     writes: Writes,
     to_feed: std::sync::mpsc::Sender<ToFeed>,
     answers: mpsc::Sender<Answered>,
@@ -181,6 +183,7 @@ impl Deliver {
             patience: PatienceClock::new(Instant::now()),
             lease: Lease::new(config.kafka.session_timeout()),
             leased: false,
+            late: None,
             whereabouts,
             writes,
             metrics,
@@ -219,15 +222,21 @@ impl Deliver {
         let mut next_tick = Instant::now() + TICK;
         loop {
             let woken = self.next(channels, stop, next_tick).await;
+            // The process may have stood still in there.
+            self.look_at_lease(Instant::now());
             match woken {
                 Woken::Stop(told) => {
                     deadline = told;
                     self.stopping = true;
                 }
+                Woken::Answered(answered) if !self.leased => self.late = Some(answered),
                 woken => self.handle(woken, channels)?,
             }
             let now = Instant::now();
             self.look_at_lease(now);
+            if let Some(answered) = self.late.take_if(|_| self.leased) {
+                self.on_answer(answered)?;
+            }
             self.patience.set(self.breaker.is_open().is_none() && self.pace.held_until(now).is_none(), now);
             self.schedule.wake(now);
             self.dispatch(now);
@@ -304,16 +313,19 @@ impl Deliver {
     fn next_wake(&self, next_tick: Instant) -> Instant {
         let retry = self.schedule.next_due();
         // Only where `dispatch` would send one then.
-        let has_ready = !self.stopping && self.schedule.has_ready() && self.remembers_enough();
+        let may_send = self.may_send();
+        let has_ready = may_send && self.schedule.has_ready();
         let paced = self.pace.next_send().filter(|_| has_ready && self.in_flight < self.pace.limit());
-        let has_any = !self.stopping && !self.schedule.is_empty();
+        let has_any = may_send && !self.schedule.is_empty();
         let probe = self.breaker.next_probe().max(self.pace.next_send()).filter(|_| has_any);
         let next = if self.breaker.is_open().is_some() { probe } else { paced };
         [retry, next].into_iter().flatten().fold(next_tick, Instant::min)
     }
 
-    fn remembers_enough(&self) -> bool {
-        self.unremembered < MOST_UNREMEMBERED.max(4 * self.config.concurrency)
+    /// Whether anything at all may be sent, as far as this instance and Kafka are concerned.
+    fn may_send(&self) -> bool {
+        let remembers = self.unremembered < MOST_UNREMEMBERED.max(4 * self.config.concurrency);
+        !self.stopping && self.leased && remembers
     }
 
     fn is_quiet(&self) -> bool {
@@ -551,6 +563,7 @@ impl Deliver {
             assigned: self.assigned,
             restoring,
             circuit,
+            cut_off: !self.leased,
             held_until: self.held_until(),
             stopped: self.stopped.iter().map(|partition| (topic.clone(), *partition)).collect(),
             positions: self.partitions.iter().map(|(number, partition)| partition.position(topic, *number)).collect(),

@@ -40,7 +40,7 @@ impl Deliver {
 
     /// Sends as many heads as may be sent now.
     pub(super) fn dispatch(&mut self, now: Instant) {
-        while !self.stopping && self.leased && self.remembers_enough() {
+        while self.may_send() {
             let probe = match self.breaker.permit(now) {
                 Permit::All if self.pace.may_send(self.in_flight, now) => false,
                 // One at a time it is, whatever else is in flight.

@@ -15,8 +15,8 @@ use tokio::sync::watch;
 use crate::config::Config;
 use crate::dead_letter::{Origin, Reason, Undeliverable, Verdict, shortened};
 use crate::kafka::{
-    Ack, AckingProducer, GroupConsumer, Headers, KafkaProblem, Notice, OutgoingRecord, PollError, TopicPartition,
-    consumer_config, headers_of, producer_config,
+    Ack, AckingProducer, GroupConsumer, Headers, KafkaProblem, Lacking, Notice, OutgoingRecord, PollError,
+    TopicPartition, consumer_config, headers_of, producer_config,
 };
 use crate::metrics::{Metrics, Outcome};
 use crate::mutant;
@@ -131,7 +131,9 @@ impl Ingest<'_> {
                 }
                 Some(Err(PollError::Fatal(problem))) => return Err(problem),
                 Some(Err(PollError::OffsetGone)) => {
-                    state.stopped = consumer.find_places_again(&state.metrics, |_| state.paused)?;
+                    let Lacking { gone, stopped } = consumer.find_places_again(|_| state.paused)?;
+                    gone.iter().for_each(|(place, records)| state.metrics.gone(place, *records));
+                    state.stopped = stopped;
                 }
                 Some(Err(PollError::Passing(error))) => {
                     state.metrics.kafka_errors.with_label_values(&[STAGE]).inc();
@@ -153,7 +155,7 @@ impl Ingest<'_> {
                         self.consumer.assign(&partitions, self.state.config.source.start, self.state.paused)?;
                     tracing::info!(stage = STAGE, ?partitions, "assigned");
                     self.consumer.store(&begins);
-                    self.state.metrics.begin_records_gone(&begins);
+                    begins.iter().for_each(|(place, _)| self.state.metrics.gone(place, 0));
                     self.state.sources.assign(begins, Timestamp::now().as_millisecond());
                     assigned = true;
                 }

@@ -18,7 +18,6 @@ use rdkafka::types::RDKafkaRespErr;
 use super::KafkaProblem;
 use super::clients::log_line;
 use crate::config::Start;
-use crate::metrics::Metrics;
 
 pub type TopicPartition = (String, i32);
 
@@ -42,6 +41,15 @@ pub enum PollError {
     OffsetGone,
     /// The stage has to stop.
     Fatal(KafkaProblem),
+}
+
+/// What `find_places_again` found.
+#[derive(Debug, Default)]
+pub struct Lacking {
+    /// How many records of a partition were deleted before they were read.
+    pub gone: Vec<(TopicPartition, u64)>,
+    /// Partitions that are not read on.
+    pub stopped: Vec<TopicPartition>,
 }
 
 pub struct GroupContext {
@@ -212,21 +220,18 @@ impl GroupConsumer {
     }
 
     /// Looks at every partition of ours whose next record is not there. Where Kafka has deleted records before they were
-    /// read, that is told and counted, and reading goes on at the first one left. Where the position lies behind the end, the
-    /// topic was made anew or cut, and what comes next cannot be known: it is not read on, and returned. `is_paused` says
-    /// which of them are not to be read at the moment.
+    /// read, that is told, and reading goes on at the first one left. Where the position lies behind the end, the topic was
+    /// made anew or cut, and what comes next cannot be known: it is not read on. `is_paused` says which of them are not to be
+    /// read at the moment.
     ///
     /// # Errors
     /// When the brokers do not tell.
-    pub fn find_places_again(
-        &self,
-        metrics: &Metrics,
-        is_paused: impl Fn(&TopicPartition) -> bool,
-    ) -> Result<Vec<TopicPartition>, KafkaProblem> {
-        let mut stopped = Vec::new();
-        for ((topic, partition), next) in self.positions()? {
+    pub fn find_places_again(&self, is_paused: impl Fn(&TopicPartition) -> bool) -> Result<Lacking, KafkaProblem> {
+        let mut lacking = Lacking::default();
+        for (place, next) in self.positions()? {
+            let (topic, partition) = (place.0.as_str(), place.1);
             let (low, high) = patiently("reading a partition's ends", || {
-                self.consumer.fetch_watermarks(&topic, partition, self.timeout)
+                self.consumer.fetch_watermarks(topic, partition, self.timeout)
             })?;
             if next < low {
                 let records = low - next;
@@ -239,15 +244,11 @@ impl GroupConsumer {
                     "records were deleted before they were read: the topic's retention has overtaken this program. \
                      It goes on at the first one left"
                 );
-                metrics
-                    .records_gone
-                    .with_label_values(&[topic.as_str(), &partition.to_string()])
-                    .inc_by(records as u64);
-                let place = (topic, partition);
                 self.begin_at(&place, low).map_err(failed("going on at the first record left"))?;
                 if is_paused(&place) {
-                    self.pause(&[place]);
+                    self.pause(std::slice::from_ref(&place));
                 }
+                lacking.gone.push((place, records.unsigned_abs()));
             } else if next > high {
                 tracing::error!(
                     topic,
@@ -259,10 +260,10 @@ impl GroupConsumer {
                      with kafka-consumer-groups.sh --reset-offsets (--to-earliest reads all of it; dedup makes that safe), \
                      and start it again"
                 );
-                stopped.push((topic, partition));
+                lacking.stopped.push(place);
             }
         }
-        Ok(stopped)
+        Ok(lacking)
     }
 
     /// A partition whose offset was refused cannot be sought in: it is given up and taken over again.

@@ -52,6 +52,8 @@ pub struct StageStatus {
     /// Partitions that wait for their delivered set.
     pub restoring: usize,
     pub circuit: Option<CircuitOpen>,
+    /// The group has not confirmed for too long that this instance is a member: nothing is sent.
+    pub cut_off: bool,
     /// Nat.app said not to come back before.
     pub held_until: Option<Timestamp>,
     pub positions: Vec<Position>,
@@ -67,6 +69,7 @@ impl StageStatus {
             assigned: false,
             restoring: 0,
             circuit: None,
+            cut_off: false,
             held_until: None,
             positions: Vec::new(),
             stopped: Vec::new(),
