@@ -357,3 +357,30 @@ fn sigterm_while_restoring_is_obeyed_in_time() {
     world.run_until_caught_up(&[]);
     assert_eq!(world.accepted_days().len(), 10);
 }
+
+#[test]
+fn a_changelog_whose_last_offset_holds_no_record_is_restored_all_the_same() {
+    let world = World::with(1, Behaviour::default());
+    world.visits(0..10);
+    world.run_until_caught_up(&["topics.partitions=1"]);
+    // A transaction's marker takes up an offset that nobody reads, as a record that was cleaned away does.
+    let producer: ThreadedProducer<DefaultProducerContext> = ClientConfig::new()
+        .set("bootstrap.servers", &world.brokers)
+        .set("transactional.id", &world.prefix)
+        .create()
+        .expect("a producer");
+    let timeout = Duration::from_secs(30);
+    producer.init_transactions(timeout).expect("transactions");
+    producer.begin_transaction().expect("begun");
+    let topic = world.topic("delivered");
+    let (key, value) = (vec![7; 16], b"of another tool".to_vec());
+    let record: BaseRecord<'_, Vec<u8>, Vec<u8>> = BaseRecord::to(&topic).partition(0).key(&key).payload(&value);
+    producer.send(record).map_err(|(error, _)| error).expect("sent");
+    producer.commit_transaction(timeout).expect("ended");
+    world.visits(0..20);
+    let instance = world.start(&["topics.partitions=1"]);
+    instance.wait_until_settled(20);
+    assert!(instance.log().contains("ends early; asking again"), "{}", instance.log());
+    assert!(instance.log().contains("not this version's and were passed over"));
+    assert_eq!(world.stand_in.requests(), 20, "what was delivered before is known");
+}
