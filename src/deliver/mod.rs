@@ -440,7 +440,10 @@ impl Deliver {
         self.whereabouts.at(number, offset);
         match event::read(record, &self.config.rules, now) {
             Read::Event(mut event) => {
-                if let Some(tried) = partition.tried.remove(&offset) {
+                // What was tried before the record was there was another one's, of a queue made anew since.
+                if let Some(tried) =
+                    partition.tried.remove(&offset).filter(|tried| tried.last >= event.record.timestamp)
+                {
                     event.resume(&tried, &self.config.retry);
                 }
                 if mutant::is(Mutant::MarkOnReceipt) {
