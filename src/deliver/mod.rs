@@ -58,6 +58,8 @@ const LAST_WRITES: Duration = Duration::from_secs(2);
 /// Acceptances that the changelog has not acknowledged, beyond which nothing more is sent: while Kafka takes no writes, a
 /// crash must not make Nat.app be told again of all that there is.
 const MOST_UNREMEMBERED: usize = 1024;
+/// And this is how long it goes on without one acknowledgement.
+const LONGEST_UNREMEMBERED: Duration = Duration::from_secs(1);
 
 /// A contact's lane, by partition and generation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -152,6 +154,8 @@ struct Deliver {
     in_flight: usize,
     /// Acceptances that the changelog has not acknowledged.
     unremembered: usize,
+    /// When it last acknowledged one, or the first of those was accepted.
+    last_remembered: Instant,
     revoking: Option<(Vec<i32>, Instant)>,
     /// What was settled since the feed was last told.
     settled: (usize, usize),
@@ -196,6 +200,7 @@ impl Deliver {
             schedule: Schedule::new(),
             in_flight: 0,
             unremembered: 0,
+            last_remembered: Instant::now(),
             revoking: None,
             settled: (0, 0),
             stopped: BTreeSet::new(),
@@ -313,7 +318,7 @@ impl Deliver {
     fn next_wake(&self, next_tick: Instant) -> Instant {
         let retry = self.schedule.next_due();
         // Only where `dispatch` would send one then.
-        let may_send = self.may_send();
+        let may_send = self.may_send(Instant::now());
         let has_ready = may_send && self.schedule.has_ready();
         let paced = self.pace.next_send().filter(|_| has_ready && self.in_flight < self.pace.limit());
         let has_any = may_send && !self.schedule.is_empty();
@@ -323,8 +328,10 @@ impl Deliver {
     }
 
     /// Whether anything at all may be sent, as far as this instance and Kafka are concerned.
-    fn may_send(&self) -> bool {
-        let remembers = self.unremembered < MOST_UNREMEMBERED.max(4 * self.config.concurrency);
+    fn may_send(&self, now: Instant) -> bool {
+        let remembers = self.unremembered == 0
+            || self.unremembered < MOST_UNREMEMBERED.max(4 * self.config.concurrency)
+                && now < self.last_remembered + LONGEST_UNREMEMBERED;
         !self.stopping && self.leased && remembers
     }
 
@@ -477,7 +484,10 @@ impl Deliver {
     // ── the end of an event ──────────────────────────────────────────────────────────────────────────────────────
 
     fn on_ack(&mut self, ack: Ack<Token>) -> Result<(), KafkaProblem> {
-        self.unremembered -= usize::from(matches!(ack.token.write, Write::Delivered { .. }));
+        if matches!(ack.token.write, Write::Delivered { .. }) {
+            self.unremembered -= 1;
+            self.last_remembered = Instant::now();
+        }
         let Some(token) = self.writes.acknowledged(ack)? else { return Ok(()) };
         let Some(partition) = self.partitions.get_mut(&token.partition).filter(|p| p.generation == token.generation)
         else {

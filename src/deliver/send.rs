@@ -40,7 +40,7 @@ impl Deliver {
 
     /// Sends as many heads as may be sent now.
     pub(super) fn dispatch(&mut self, now: Instant) {
-        while self.may_send() {
+        while self.may_send(now) {
             let probe = match self.breaker.permit(now) {
                 Permit::All if self.pace.may_send(self.in_flight, now) => false,
                 // One at a time it is, whatever else is in flight.
@@ -205,6 +205,9 @@ impl Deliver {
             weight: event.record.weight(),
             write: Write::Delivered { kind: event.key.kind.as_str() },
         };
+        if self.unremembered == 0 {
+            self.last_remembered = Instant::now();
+        }
         self.unremembered += 1;
         let result = self.writes.delivered(&delivered, token);
         self.advance(lane);
