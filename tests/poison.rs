@@ -30,7 +30,8 @@ fn an_event_that_makes_ingest_panic_is_a_dead_letter_and_stops_nothing() {
     let letters = world.dead_letters();
     assert_eq!(letters.len(), 3);
     assert!(letters.iter().all(|letter| letter.header("nat.reason").as_deref() == Some("poison")));
-    assert_eq!(letters[0].value.as_deref(), Some(poison("secret0@example.com", "panic").as_bytes()));
+    let whole = poison("secret0@example.com", "panic");
+    assert!(letters.iter().any(|letter| letter.value.as_deref() == Some(whole.as_bytes())));
     let log = instance.log();
     assert!(log.contains("handling this record panicked") && log.contains("src/mutant.rs:"), "{log}");
     assert!(!log.contains("secret"), "{log}");

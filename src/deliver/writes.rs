@@ -144,7 +144,18 @@ impl Writes {
     /// When Kafka refuses it for a reason that is not the record's own: the stage has to end, and commits nothing of it.
     pub fn acknowledged(&self, ack: Ack<Token>) -> Result<Option<Token>, KafkaProblem> {
         let failure = match ack.result {
-            Ok(()) => return Ok(Some(ack.token)),
+            Ok((partition, offset)) => {
+                if let Write::DeadLetter { reason, .. } = ack.token.write {
+                    let (from, at) = (ack.token.partition, ack.token.offset);
+                    tracing::debug!(
+                        reason = reason.as_str(),
+                        partition,
+                        offset,
+                        "dead letter of {from}:{at} of the queue written"
+                    );
+                }
+                return Ok(Some(ack.token));
+            }
             // Its partition is not ours any more.
             Err(failure) if failure.dropped() => return Ok(None),
             Err(failure) => *failure,

@@ -375,7 +375,7 @@ impl State<'_> {
         while let Ok(Ack { token, result }) = self.acks.try_recv() {
             self.budget.give_back(1, token.bytes);
             match result {
-                Ok(()) => self.acknowledged(&token),
+                Ok(_) => self.acknowledged(&token),
                 Err(failure) if failure.too_large() => match failure.record {
                     Some(record) => self.refused_as_too_large(token, &record)?,
                     None => return Err(cannot_write("?", &failure.error)),

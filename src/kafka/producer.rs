@@ -8,7 +8,7 @@ use rdkafka::ClientConfig;
 use rdkafka::ClientContext;
 use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{DeliveryResult, OwnedHeaders, OwnedMessage};
+use rdkafka::message::{DeliveryResult, Message, OwnedHeaders, OwnedMessage};
 use rdkafka::producer::{BaseRecord, Producer, ProducerContext, PurgeConfig, ThreadedProducer};
 
 use super::KafkaProblem;
@@ -28,7 +28,8 @@ pub struct OutgoingRecord<'a> {
 #[derive(Debug)]
 pub struct Ack<T> {
     pub token: T,
-    pub result: Result<(), Box<WriteFailure>>,
+    /// The partition and offset that it was written to.
+    pub result: Result<(i32, i64), Box<WriteFailure>>,
 }
 
 /// A write that Kafka did not take, with the record that it was.
@@ -92,7 +93,7 @@ impl<T: Send + Sync + 'static> ProducerContext for AckContext<T> {
 
     fn delivery(&self, result: &DeliveryResult<'_>, token: Box<T>) {
         let result = match result {
-            Ok(_) => Ok(()),
+            Ok(message) => Ok((message.partition(), message.offset())),
             Err((error, message)) => {
                 // Only a record that is too large is needed again: it is written elsewhere.
                 let record = too_large(error).then(|| message.detach());

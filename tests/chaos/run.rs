@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use tokio::task::JoinHandle;
 
 use crate::clock::{self, Micros, Window};
-use crate::cluster::{Cluster, PARTITIONS, behind};
+use crate::cluster::{Cluster, PARTITIONS, Record, behind};
 use crate::events::{Generator, Mix, SOURCE_PARTITIONS};
 use crate::instance::{Ended, Instances, Life, Setup};
 use crate::nat::Nat;
@@ -113,6 +113,7 @@ pub async fn run(world: &World, settings: &Settings) -> Result<Report, String> {
     let topics = tokio::task::spawn_blocking(move || oracle::Topics::read(&cluster, &prefix)).await;
     let topics = topics.map_err(|error| error.to_string())?.map_err(|error| format!("reading the topics: {error}"))?;
     oracle::write(&topics, &directory.join("changelog.txt")).map_err(|error| error.to_string())?;
+    write_letters(&directory, &topics.letters);
     let evidence = Evidence { produced, acknowledged, topics, requests, lives, happened, stuck, exits };
     let judgement = oracle::judge(&evidence);
     let report = Report::new(settings, &evidence, judgement, healed, &directory);
@@ -375,6 +376,20 @@ async fn carry_out(id: usize, fault: Fault, cluster: Arc<Cluster>, nat: Arc<Nat>
 }
 
 /// When each fault and each life began and ended, in the order of the beginnings.
+/// Where each dead letter stands, and what it is of: an instance's log says where the broker put it.
+fn write_letters(directory: &Path, letters: &[Record]) {
+    let mut lines: Vec<_> = letters
+        .iter()
+        .map(|letter| {
+            let (source, reason) = (letter.header("nat.source"), letter.header("nat.reason"));
+            let at = (letter.partition, letter.offset);
+            (at, format!("{}:{}  {}  {}\n", at.0, at.1, reason.unwrap_or_default(), source.unwrap_or_default()))
+        })
+        .collect();
+    lines.sort();
+    let _ = std::fs::write(directory.join("letters.txt"), lines.into_iter().map(|(_, line)| line).collect::<String>());
+}
+
 fn write_faults(directory: &Path, happened: &[Happened], lives: &[Life]) {
     let told = |window: Window, what: String| {
         let to = if window.to == Micros::MAX { "…".to_owned() } else { clock::tell(window.to) };
