@@ -6,7 +6,6 @@ use std::collections::BTreeMap;
 use super::settled::is_accepted;
 use super::{Case, Court, Judgement};
 use crate::events::Fate;
-use crate::nat::End;
 
 pub fn judge(court: &Court<'_>, judgement: &mut Judgement) {
     let mut sequences: BTreeMap<(&str, &str), Vec<&Case<'_>>> = BTreeMap::new();
@@ -79,11 +78,9 @@ fn every_change(court: &Court<'_>, sequence: &[&Case<'_>], judgement: &mut Judge
     }
 }
 
-/// Accepted, but its sender did not hear of it and gave it up.
+/// Accepted, and given up all the same: its sender did not hear of it, or could tell nobody before its partition had gone.
 fn given_up_unknown(court: &Court<'_>, case: &Case<'_>) -> bool {
-    let unheard = |number: &usize| {
-        let request = court.request(*number);
-        request.accepted() && request.end != End::Answered
-    };
-    is_accepted(court, case) && !case.letters.is_empty() && case.requests.iter().any(unheard)
+    let number = court.by_id.get(case.event.id.as_str());
+    let remembered = number.is_some_and(|number| court.first_entry(*number).is_some());
+    is_accepted(court, case) && !case.letters.is_empty() && !remembered
 }
