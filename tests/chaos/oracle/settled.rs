@@ -112,10 +112,12 @@ fn visit(
         let tried = case.requests.iter().map(|request| court.tell(court.request(*request)));
         let tried: Vec<_> = tried.collect();
         let at: Vec<_> = case.queued.iter().map(|record| format!("{}:{}", record.partition, record.offset)).collect();
+        let written: Vec<_> = at.iter().flat_map(|at| written(court, at)).collect();
         judgement.wrong(
             1,
             format!(
-                "LOST: {} (queue {at:?}): its contact-day {} was not accepted and there is no dead letter; tried: {tried:?}",
+                "LOST: {} (queue {at:?}): its contact-day {} was not accepted and there is no dead letter; tried: {tried:?}; \
+                 Kafka told its senders of a dead letter: {written:?}",
                 case.name(),
                 case.event.day
             ),
@@ -124,6 +126,27 @@ fn visit(
     if is_accepted(court, case) && !case.letters.is_empty() {
         judgement.count("accepted and dead letter", 1);
     }
+}
+
+/// What instances were told of writing a dead letter of that queue record, and what stands in that place now.
+fn written(court: &Court<'_>, queue_place: &str) -> Vec<String> {
+    let message = format!("dead letter of {queue_place} of the queue written");
+    let mut told = Vec::new();
+    for life in &court.evidence.lives {
+        for line in life.log_text().lines().filter(|line| line.contains(&message)) {
+            let line: serde_json::Value = serde_json::from_str(line).unwrap_or_default();
+            let (partition, offset) = (line["partition"].as_i64(), line["offset"].as_i64());
+            let there = court
+                .evidence
+                .topics
+                .letters
+                .iter()
+                .find(|letter| Some(i64::from(letter.partition)) == partition && Some(letter.offset) == offset);
+            let there = there.and_then(|letter| letter.header("nat.source"));
+            told.push(format!("life {} at {partition:?}:{offset:?}, where {there:?} stands", life.number));
+        }
+    }
+    told
 }
 
 // ── dead letters ─────────────────────────────────────────────────────────────────────────────────────────────────────
