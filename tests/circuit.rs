@@ -26,7 +26,7 @@ fn when_most_events_are_rejected_the_topic_does_not_drain_into_the_dead_letters(
 
 #[test]
 fn some_rejections_do_not_open_it_and_the_guard_can_be_switched_off() {
-    let world = World::with(3, Behaviour { reject: 0.3, ..Behaviour::default() });
+    let world = World::with(3, Behaviour { reject: 0.15, ..Behaviour::default() });
     let instance = world.start(&["circuit.rejections=40"]);
     world.visits(0..500);
     instance.wait_until_settled(500);
