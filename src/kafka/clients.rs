@@ -70,6 +70,8 @@ fn base(config: &Config) -> ClientConfig {
     client.set("log.connection.close", "false");
     // A broker that comes back is found soon: an outage must cost nothing but lag.
     client.set("reconnect.backoff.max.ms", "2000");
+    // A broker that has just come back may tell of topics as they are not; the client would believe it for five minutes.
+    client.set("topic.metadata.refresh.interval.ms", "10000");
     for (property, value) in &config.kafka.properties {
         // It is the brokers' by the new protocol, and librdkafka refuses it; it is known to `Kafka::session_timeout`.
         if !(property == "session.timeout.ms" && config.kafka.new_protocol()) {
