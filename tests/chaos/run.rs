@@ -375,7 +375,6 @@ async fn carry_out(id: usize, fault: Fault, cluster: Arc<Cluster>, nat: Arc<Nat>
     }
 }
 
-/// When each fault and each life began and ended, in the order of the beginnings.
 /// Where each dead letter stands, and what it is of: an instance's log says where the broker put it.
 fn write_letters(directory: &Path, letters: &[Record]) {
     let mut lines: Vec<_> = letters
@@ -390,6 +389,7 @@ fn write_letters(directory: &Path, letters: &[Record]) {
     let _ = std::fs::write(directory.join("letters.txt"), lines.into_iter().map(|(_, line)| line).collect::<String>());
 }
 
+/// When each fault and each life began and ended, in the order of the beginnings.
 fn write_faults(directory: &Path, happened: &[Happened], lives: &[Life]) {
     let told = |window: Window, what: String| {
         let to = if window.to == Micros::MAX { "…".to_owned() } else { clock::tell(window.to) };

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::settled::is_accepted;
+use super::twice::unknown;
 use super::{Case, Court, Judgement};
 use crate::events::Fate;
 
@@ -82,5 +82,8 @@ fn every_change(court: &Court<'_>, sequence: &[&Case<'_>], judgement: &mut Judge
 fn given_up_unknown(court: &Court<'_>, case: &Case<'_>) -> bool {
     let number = court.by_id.get(case.event.id.as_str());
     let remembered = number.is_some_and(|number| court.first_entry(*number).is_some());
-    is_accepted(court, case) && !case.letters.is_empty() && !remembered
+    let requests = || case.requests.iter().map(|number| court.request(*number));
+    let Some(given_up) = requests().next_back().map(|last| last.decided) else { return false };
+    let untold = requests().any(|request| request.accepted() && unknown(court, request, given_up).is_some());
+    !case.letters.is_empty() && !remembered && untold
 }

@@ -81,7 +81,7 @@ impl Trial<'_, '_> {
         let ((first, first_case), (second, second_case)) = (first, second);
         let reason = match self.acknowledged_before(second) {
             Some(appended) => self.although_acknowledged(appended, first, second, second_case)?,
-            None => self.unknown(first, second).ok_or_else(|| {
+            None => unknown(self.court, first, second.began).ok_or_else(|| {
                 (2, "sent again although the first answer had arrived and nothing had befallen its sender".to_owned())
             })?,
         };
@@ -120,6 +120,10 @@ impl Trial<'_, '_> {
             Some(given) => (given, clock::tell(given)),
             None => (0, "never, as far as its log tells".into()),
         };
+        if self.came_late(appended, since, first, second) {
+            let why = "sent again although the first answer had arrived and nothing had befallen its sender";
+            return unknown(court, first, second.began).ok_or_else(|| (2, why.to_owned()));
+        }
         let changed_hands = first.life != second.life || first.decided < since;
         let first_in_trouble = court.stopped(first.life, first.decided, appended)
             || court.kafka_trouble(first.life, first.decided, appended)
@@ -145,19 +149,29 @@ impl Trial<'_, '_> {
         Err((4, told))
     }
 
-    fn unknown(&self, first: &Request, second: &Request) -> Option<&'static str> {
-        let (court, from, to) = (self.court, first.decided, second.began);
-        if first.end != End::Answered {
-            return Some(first.end.name());
-        }
-        if let Some(how) = died(court, first.life, from, to) {
-            return Some(how);
-        }
-        if court.stopped(first.life, from, to) {
-            return Some("stopped before the changelog had it");
-        }
-        court.kafka_trouble(first.life, from, to).then_some("cut from Kafka before the changelog had it")
+    /// Whether all that the changelog had was a predecessor's, appended when the sender of both had restored already: it was
+    /// never told of that, and had no record of its own acceptance either.
+    fn came_late(&self, appended: Micros, since: Micros, first: &Request, second: &Request) -> bool {
+        let entries = self.cases.iter().filter_map(|case| self.court.changelog.get(case)).flatten();
+        let mut own = entries.filter(|entry| (first.decided..second.began - TOLERANCE).contains(&entry.appended));
+        let within_its_tenure = since > 0 && appended > since - TOLERANCE && appended < first.decided;
+        first.life == second.life && within_its_tenure && own.next().is_none()
     }
+}
+
+/// Why the sender of an accepted request could not know that, or could tell nobody, until then.
+pub fn unknown(court: &Court<'_>, accepted: &Request, until: Micros) -> Option<&'static str> {
+    let (life, from) = (accepted.life, accepted.decided);
+    if accepted.end != End::Answered {
+        return Some(accepted.end.name());
+    }
+    if let Some(how) = died(court, life, from, until) {
+        return Some(how);
+    }
+    if court.stopped(life, from, until) {
+        return Some("stopped before the changelog had it");
+    }
+    court.kafka_trouble(life, from, until).then_some("cut from Kafka before the changelog had it")
 }
 
 /// How that life ended between these times, if it did so before it could write down what it knew.
