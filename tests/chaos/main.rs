@@ -94,6 +94,7 @@ async fn all(arguments: &Arguments) -> Result<bool, String> {
     let mutants = match (&arguments.mutant, arguments.mutants) {
         (_, true) => mutant::ALL.to_vec(),
         (Some(name), false) => vec![mutant::of(name)?],
+        (None, false) if arguments.control => mutant::ALL.to_vec(),
         (None, false) => Vec::new(),
     };
     if arguments.plan {
