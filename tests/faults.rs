@@ -204,6 +204,21 @@ fn requests_to_a_broker_that_time_out_lose_nothing() {
     is_waited_out(rdkafka::types::RDKafkaRespErr::RD_KAFKA_RESP_ERR_REQUEST_TIMED_OUT);
 }
 
+#[test]
+fn a_write_is_taken_for_acknowledged_only_by_its_own_acknowledgement() {
+    // A leader that has just lost the partition refuses the first write of a producer, and is asked for the next ones already.
+    // The leader that takes those does not know the producer yet, and misses nothing.
+    let mut service = embedded::Embedded::start_with(Behaviour::default(), &["kafka.properties.batch.num.messages=1"]);
+    service.slow_down(Duration::from_millis(50));
+    // The source's one batch, then the queue's first.
+    use rdkafka::types::RDKafkaRespErr::{RD_KAFKA_RESP_ERR_NO_ERROR, RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION};
+    service.answer_writes(&[RD_KAFKA_RESP_ERR_NO_ERROR, RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION]);
+    service.produce(0..20);
+    let world = &service.world;
+    world.wait("all are delivered", || world.accepted().len() == 20);
+    service.stop();
+}
+
 fn is_waited_out(error: rdkafka::types::RDKafkaRespErr) {
     let mut service = embedded::Embedded::start(Behaviour::default());
     service.produce(0..20);
@@ -247,22 +262,28 @@ mod embedded {
 
     impl Embedded {
         pub fn start(behaviour: Behaviour) -> Embedded {
+            Embedded::start_with(behaviour, &[])
+        }
+
+        pub fn start_with(behaviour: Behaviour, settings: &[&str]) -> Embedded {
             let world = World::with(1, behaviour);
             let cluster = ManuallyDrop::new(MockCluster::new(1).expect("a cluster"));
             let brokers = cluster.bootstrap_servers();
-            let set = [
+            let mut set = vec![
                 format!("kafka.brokers={brokers}"),
                 format!("nat.url={}", world.stand_in.url()),
                 format!("nat.api_key={KEY}"),
                 "admin.listen=127.0.0.1:0".into(),
                 "topics.partitions=1".into(),
             ];
-            let config = Config::load(&Sources { set: set.into(), ..Sources::default() }).expect("right");
+            set.extend(settings.iter().map(|setting| (*setting).to_owned()));
+            let config = Config::load(&Sources { set, ..Sources::default() }).expect("right");
             let topics = &config.topics;
             for topic in ["segment-events", &topics.queue, &topics.delivered, &topics.dead_letter] {
                 cluster.create_topic(topic, 1, 1).expect("created");
             }
-            let producer = ClientConfig::new().set("bootstrap.servers", &brokers).create().expect("a producer");
+            let producer = ClientConfig::new().set("bootstrap.servers", &brokers).set("linger.ms", "200").create();
+            let producer = producer.expect("a producer");
             let service = world.runtime.block_on(Service::start(config, false)).expect("started");
             Embedded { service, world, cluster, producer }
         }
@@ -276,8 +297,18 @@ mod embedded {
             self.producer.flush(Duration::from_secs(30)).expect("written");
         }
 
+        /// The broker answers so late.
+        pub fn slow_down(&self, by: Duration) {
+            self.cluster.broker_round_trip_time(1, by).expect("slow");
+        }
+
         pub fn refuse_writes(&self, error: RDKafkaRespErr, times: usize) {
-            self.cluster.request_errors(RDKafkaApiKey::Produce, &vec![error; times]);
+            self.answer_writes(&vec![error; times]);
+        }
+
+        /// The next writes, whoever asks.
+        pub fn answer_writes(&self, answers: &[RDKafkaRespErr]) {
+            self.cluster.request_errors(RDKafkaApiKey::Produce, answers);
         }
 
         pub fn metrics(&self) -> &Arc<Metrics> {

@@ -124,6 +124,8 @@ pub const RESERVED_PROPERTIES: &[&str] = &[
     "enable.idempotence",
     "enable.partition.eof",
     "group.id",
+    "max.in.flight",
+    "max.in.flight.requests.per.connection",
     "message.timeout.ms",
     "metadata.broker.list",
     "partition.assignment.strategy",

@@ -131,6 +131,10 @@ pub fn producer_config(config: &Config) -> ClientConfig {
     let mut client = base(config);
     client.set("enable.idempotence", "true");
     client.set("acks", "all");
+    // With more, the second batch of a new producer can be asked of a broker that has just refused the first: no longer, or
+    // not yet, the partition's leader. A leader that does not know the producer misses nothing and takes the second, and
+    // librdkafka then reports the first as written too (confluent-kafka-go issue 921). It would be lost.
+    client.set("max.in.flight", "1");
     client.set("message.timeout.ms", "0");
     // The Java client's partitioner, so that every producer keys alike.
     client.set("partitioner", "murmur2_random");

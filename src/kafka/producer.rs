@@ -93,7 +93,13 @@ impl<T: Send + Sync + 'static> ProducerContext for AckContext<T> {
 
     fn delivery(&self, result: &DeliveryResult<'_>, token: Box<T>) {
         let result = match result {
-            Ok(message) => Ok((message.partition(), message.offset())),
+            Ok(message) if message.offset() >= 0 => Ok((message.partition(), message.offset())),
+            // Not its own acknowledgement: librdkafka concluded it from a later record's, and can be wrong (see
+            // `producer_config`). What is written twice does no harm, what is not written is lost.
+            Ok(_) => {
+                let error = KafkaError::MessageProduction(RDKafkaErrorCode::Inconsistent);
+                Err(Box::new(WriteFailure { error, record: None }))
+            }
             Err((error, message)) => {
                 // Only a record that is too large is needed again: it is written elsewhere.
                 let record = too_large(error).then(|| message.detach());
@@ -152,5 +158,40 @@ impl<T: Send + Sync + 'static> AckingProducer<T> {
         if let Err(error) = self.producer.flush(timeout) {
             tracing::warn!(%error, "some records were not written in time; they will be read and written again");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::mem::ManuallyDrop;
+    use std::sync::mpsc;
+
+    use rdkafka::mocking::MockCluster;
+    use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
+
+    use super::*;
+
+    #[test]
+    fn a_write_that_only_a_later_one_acknowledges_has_failed() {
+        // As `producer_config` does not have it: two requests under way, and the first one is refused.
+        let cluster = ManuallyDrop::new(MockCluster::new(1).expect("a cluster"));
+        cluster.create_topic("t", 1, 1).expect("created");
+        cluster.broker_round_trip_time(1, Duration::from_millis(50)).expect("slow");
+        let mut client = ClientConfig::new();
+        client.set("bootstrap.servers", cluster.bootstrap_servers());
+        client.set("enable.idempotence", "true").set("batch.num.messages", "1");
+        let (acks, acked) = mpsc::channel();
+        let on_ack =
+            Box::new(move |ack: Ack<u8>| acks.send((ack.token, ack.result.is_ok())).expect("somebody listens"));
+        let producer = AckingProducer::new(&client, on_ack).expect("a producer");
+        cluster.request_errors(RDKafkaApiKey::Produce, &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION]);
+        for token in 0..2 {
+            let headers = OwnedHeaders::new();
+            let record = OutgoingRecord { topic: "t", partition: Some(0), key: None, value: Some(b"v"), headers };
+            producer.send(record, token).expect("taken");
+        }
+        let mut results: Vec<_> = (0..2).map(|_| acked.recv_timeout(Duration::from_secs(30)).expect("told")).collect();
+        results.sort();
+        assert_eq!(results, [(0, false), (1, true)]);
     }
 }

@@ -61,6 +61,8 @@ impl Production {
     ) -> Result<Production, KafkaError> {
         let acknowledged = Arc::new(Acknowledged::default());
         client.set("enable.idempotence", "true").set("message.timeout.ms", "0").set("linger.ms", "5");
+        // With more, librdkafka can take a refused record for written.
+        client.set("max.in.flight", "1");
         let producer = client.create_with_context(Context(Arc::clone(&acknowledged)))?;
         let (pace, sent) = (Arc::new(AtomicU8::new(FULL)), Arc::new(AtomicUsize::new(0)));
         let (told, count) = (Arc::clone(&pace), Arc::clone(&sent));
