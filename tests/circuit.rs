@@ -81,3 +81,60 @@ fn an_instance_that_gets_its_first_partitions_while_nat_app_is_away_finds_out_wh
     world.behave(Behaviour::default());
     world.wait("all are delivered", || world.accepted().len() == 100);
 }
+
+/// Nat.app fails for these contacts, and for nobody else.
+fn fails_for(contacts: std::ops::Range<usize>) -> Behaviour {
+    let reject_emails = contacts.map(|number| format!("p{number}@example.com")).collect();
+    Behaviour { reject_emails, reject_status: 500, ..Behaviour::default() }
+}
+
+#[test]
+fn an_event_that_has_not_failed_yet_is_the_next_probe() {
+    // Those that failed may be why the circuit is open: were they all tried again before it, it would wait for minutes.
+    let world = World::with(1, fails_for(0..40));
+    let instance = world.start(&["circuit.failures=10", "circuit.probe_interval=500ms"]);
+    world.visits(0..40);
+    world.wait("the circuit is open", || instance.metric("nat_destination_circuit_open", &["unavailable"]) == 1.0);
+    world.wait("all are pending", || instance.metric("nat_destination_pending_events", &[]) == 40.0);
+    let before = world.stand_in.requests();
+    world.visits(40..41);
+    world.wait("it is accepted", || world.accepted().len() == 1);
+    let entries = world.stand_in.entries();
+    let probes = entries.iter().skip(before as usize).take_while(|entry| entry.answer >= 300).count();
+    assert!(probes <= 3, "while it was on its way, and no more: {probes}");
+}
+
+#[test]
+fn contacts_that_always_fail_are_given_up_when_others_get_through() {
+    // With nobody else they cannot be told from an outage, and their patience stands still.
+    let world = World::with(1, fails_for(0..2));
+    let instance = world.start(&["circuit.failures=4", "retry.max_elapsed=2s"]);
+    world.visits(0..2);
+    world.wait("the circuit is open", || instance.metric("nat_destination_circuit_open", &["unavailable"]) == 1.0);
+    std::thread::sleep(Duration::from_secs(3)); // Longer than their patience.
+    let dead = || instance.metric("nat_destination_events_total", &["dead_lettered", "retries_exhausted"]);
+    assert_eq!(dead(), 0.0);
+    let mut others = 2;
+    world.wait("both are given up", || {
+        world.visits(others..others + 1);
+        others += 1;
+        std::thread::sleep(Duration::from_millis(100));
+        dead() == 2.0
+    });
+    world.wait("the others are delivered", || world.accepted().len() == others - 2);
+}
+
+#[test]
+fn events_that_are_rejected_for_good_neither_keep_it_open_nor_open_it_again() {
+    // More of them in a row than are read for probes; then none.
+    let rejected = (0..600).map(|number| format!("p{number}@example.com")).collect();
+    let world = World::with(1, Behaviour { reject_emails: rejected, ..Behaviour::default() });
+    world.visits(0..1600);
+    let often = ["circuit.rejections=40", "circuit.probe_interval=10ms", "circuit.max_probe_interval=10ms"];
+    let instance = world.start(&[&often[..], &["topics.partitions=1"]].concat());
+    instance.wait_until_settled(1600);
+    assert_eq!(world.accepted_days().len(), 1000);
+    assert_eq!(instance.metric("nat_destination_events_total", &["dead_lettered", "rejected"]), 600.0);
+    let opened = instance.log().matches("circuit open").count();
+    assert!(opened <= 5, "each is counted once, and 21 of them open it: {opened}");
+}

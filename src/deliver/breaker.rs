@@ -65,6 +65,9 @@ pub enum Permit {
 pub enum Signal {
     Accepted,
     Rejected,
+    /// Of an event that the open circuit had held, after it was answered. It has been counted: were it counted at each
+    /// closing, those that were held would open the circuit again and again, however few they are among all events.
+    RejectedAgain,
     /// May be tried again, not before so long if Nat.app said so.
     Failed(Option<Duration>),
     Unauthorized,
@@ -143,6 +146,7 @@ impl Breaker {
                     self.open(OpenReason::Rejecting, None, now);
                 }
             }
+            Signal::RejectedAgain => self.failures = Row::default(),
             Signal::Failed(retry_after) => {
                 self.failures.add(contact);
                 if self.failures.several && self.failures.length >= self.settings.failures {
@@ -157,8 +161,8 @@ impl Breaker {
     fn probe_answered(&mut self, open: Open, signal: Signal, now: Instant) {
         let (reason, retry_after) = match signal {
             Signal::Accepted => return self.close(),
-            Signal::Rejected if !open.guarded => return self.close(),
-            Signal::Rejected => (OpenReason::Rejecting, None),
+            Signal::Rejected | Signal::RejectedAgain if !open.guarded => return self.close(),
+            Signal::Rejected | Signal::RejectedAgain => (OpenReason::Rejecting, None),
             Signal::Failed(retry_after) => (OpenReason::Unavailable, retry_after),
             Signal::Unauthorized => (OpenReason::Unauthorized, None),
             Signal::EndpointNotFound => (OpenReason::EndpointNotFound, None),
@@ -246,6 +250,13 @@ mod tests {
             (0..100).for_each(|_| breaker.answered(contact(1), signal, false, now));
             assert_eq!(breaker.permit(now), Permit::All);
         }
+    }
+
+    #[test]
+    fn a_rejection_counts_once() {
+        let (mut breaker, now) = breaker();
+        (1..=100).for_each(|n| breaker.answered(contact(n), Signal::RejectedAgain, false, now));
+        assert_eq!(breaker.permit(now), Permit::All);
     }
 
     #[test]
@@ -340,7 +351,11 @@ mod tests {
                     let several = self.failed.iter().any(|other| *other != self.failed[0]);
                     (several && self.failed.len() >= 3).then_some(OpenReason::Unavailable)
                 }
-                Signal::Rejected if was_open => self.guarded.then_some(OpenReason::Rejecting),
+                Signal::Rejected | Signal::RejectedAgain if was_open => self.guarded.then_some(OpenReason::Rejecting),
+                Signal::RejectedAgain => {
+                    self.failed.clear();
+                    None
+                }
                 Signal::Accepted if was_open => None,
                 Signal::Accepted | Signal::Rejected => {
                     self.failed.clear();
@@ -363,6 +378,7 @@ mod tests {
         prop_oneof![
             4 => Just(Signal::Accepted),
             4 => Just(Signal::Rejected),
+            2 => Just(Signal::RejectedAgain),
             4 => (0u64..10).prop_map(|s| Signal::Failed((s > 5).then(|| s * SECOND.as_secs()).map(Duration::from_secs))),
             1 => Just(Signal::Unauthorized),
             1 => Just(Signal::EndpointNotFound),

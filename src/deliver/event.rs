@@ -24,6 +24,8 @@ pub struct Event {
     pub body: Bytes,
     pub idempotency_key: String,
     tries: Option<Box<Tries>>,
+    /// It was answered, and the open circuit held it.
+    pub held: bool,
 }
 
 /// What comes after an attempt that failed.
@@ -53,7 +55,8 @@ pub fn read(record: QueueRecord, rules: &Rules, now: Timestamp) -> Read {
     match contained(|| judge(&record, rules, now)) {
         Ok(Judged::Event { contact, key, place, source_timestamp, body, idempotency_key }) => {
             let tries = None;
-            let event = Event { contact, key, place, source_timestamp, body, idempotency_key, tries, record };
+            let held = false;
+            let event = Event { contact, key, place, source_timestamp, body, idempotency_key, tries, held, record };
             Read::Event(Box::new(event))
         }
         Ok(Judged::Filtered(reason)) => Read::Filtered(reason),
@@ -103,6 +106,10 @@ impl Event {
     /// Goes on where an earlier process left off.
     pub fn resume(&mut self, tried: &Tried, settings: &config::Retry) {
         self.tries = Some(Box::new(Tries::resumed(tried, settings)));
+    }
+
+    pub fn has_failed(&self) -> bool {
+        self.held || self.tries.is_some()
     }
 
     /// Takes in an attempt that failed.

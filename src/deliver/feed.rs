@@ -68,6 +68,8 @@ pub enum ToFeed {
     Circuit {
         open: bool,
     },
+    /// All that is pending has failed: the circuit could stay open for ever although others would get through.
+    OneMoreForProbes,
     /// Prove that this instance is a member of its group still.
     Prove,
     HandBack(Vec<i32>),
@@ -77,8 +79,8 @@ pub enum ToFeed {
 /// The longest poll without a record: how long a message from the loop may wait.
 const IDLE_POLL: Duration = Duration::from_millis(20);
 const BURST: usize = 256;
-/// While the circuit is open reading pauses when so many events are pending: probes need other contacts to choose from than
-/// the one that may be why it opened.
+/// While the circuit is open reading pauses when so many events are pending, and one more for each probe that found none
+/// that had not failed: probes need other contacts to choose from than those that may be why it opened.
 const PROBE_CHOICE: usize = 512;
 /// Between two attempts to prove membership.
 const PROVE_EVERY: Duration = Duration::from_millis(200);
@@ -91,7 +93,8 @@ pub struct Feed {
     commands: Receiver<ToFeed>,
     metrics: Arc<Metrics>,
     budget: Budget,
-    circuit_open: bool,
+    /// While the circuit is open: reading pauses when so many events are pending.
+    probe_choice: Option<usize>,
     /// When to try again to prove membership.
     prove_at: Option<Instant>,
     paused: bool,
@@ -119,7 +122,7 @@ impl Feed {
             commands,
             metrics,
             budget: Budget::new(config.deliver),
-            circuit_open: false,
+            probe_choice: None,
             prove_at: None,
             paused: false,
             assigned: HashMap::new(),
@@ -255,7 +258,8 @@ impl Feed {
                 }
                 self.consumer.store(&ours);
             }
-            ToFeed::Circuit { open } => self.circuit_open = open,
+            ToFeed::Circuit { open } => self.probe_choice = open.then_some(PROBE_CHOICE),
+            ToFeed::OneMoreForProbes => self.probe_choice = self.probe_choice.map(|events| events + 1),
             ToFeed::Prove => self.prove_at = Some(Instant::now()),
             ToFeed::HandBack(partitions) => {
                 self.consumer.unassign(&self.places(partitions.iter().copied()));
@@ -277,7 +281,8 @@ impl Feed {
     }
 
     fn apply_budget(&mut self) {
-        let pause = self.budget.must_pause() || (self.circuit_open && self.budget.events() >= PROBE_CHOICE);
+        let enough = self.probe_choice.is_some_and(|events| self.budget.events() >= events);
+        let pause = self.budget.must_pause() || enough;
         if pause != self.paused {
             let begun = self.assigned.keys().copied().filter(|partition| !self.held.contains(partition));
             let begun = self.places(begun);

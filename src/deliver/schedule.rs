@@ -21,6 +21,11 @@ impl<L: Copy + Ord> Schedule<L> {
         self.ready.push_back(lane);
     }
 
+    /// Its head may be sent, before those of all others.
+    pub fn ready_first(&mut self, lane: L) {
+        self.ready.push_front(lane);
+    }
+
     /// Its head may be sent at that time.
     pub fn wait(&mut self, lane: L, until: Instant) {
         self.waiting.push(Reverse((until, lane)));
@@ -169,5 +174,13 @@ mod tests {
             [Some(3), Some(2), Some(1)]
         );
         assert_eq!(schedule.next_of_all(), None);
+    }
+
+    #[test]
+    fn one_that_is_ready_first_is_the_next_one() {
+        let mut schedule = Schedule::new();
+        schedule.ready(1);
+        schedule.ready_first(2);
+        assert_eq!([schedule.next_of_all(), schedule.next_ready()], [Some(2), Some(1)]);
     }
 }

@@ -27,7 +27,11 @@ impl Deliver {
             let Some(head) = partition.lanes.head(&lane.contact) else { return };
             let contains = |set: &DeliveredSet| set.contains(&head.key, head.place, head.source_timestamp);
             if !partition.delivered.as_ref().is_some_and(contains) || mutant::is(Mutant::MarkOnReceipt) {
-                self.schedule.ready(lane);
+                // The best probe is an event that has never failed: those that have may be why the circuit is open.
+                match self.breaker.is_open().is_some() && !head.has_failed() {
+                    true => self.schedule.ready_first(lane),
+                    false => self.schedule.ready(lane),
+                }
                 return;
             }
             if let Some(event) = partition.lanes.pop(&lane.contact) {
@@ -56,8 +60,12 @@ impl Deliver {
             };
             let Some(event) = partition.lanes.head(&lane.contact) else { continue };
             let (body, idempotency_key) = (event.body.clone(), event.idempotency_key.clone());
+            let has_failed = event.has_failed();
             partition.requests_in_flight += 1;
             if probe {
+                if has_failed {
+                    self.tell_feed(ToFeed::OneMoreForProbes);
+                }
                 self.breaker.probe_sent();
                 if let Err(error) = self.client.read_key_again() {
                     tracing::warn!(%error, "the API key cannot be read again; the one that was is used");
@@ -94,7 +102,7 @@ impl Deliver {
         if let Some(answer) = &answer {
             self.metrics.http_requests.with_label_values(&[&answer.label()]).inc();
             self.tell_pace(answer, sent, now);
-            self.tell_breaker(lane.contact, answer, now, probe);
+            self.tell_breaker(lane, answer, now, probe);
         } else if probe {
             self.breaker.probe_dropped();
         }
@@ -115,6 +123,9 @@ impl Deliver {
             // Not this event's fault, or it cannot be known: no attempt is spent, and nothing becomes a dead letter. It goes
             // behind the others: the next probe is another contact's, since this event may be why this one failed.
             _ if self.breaker.is_open().is_some() => {
+                if let Some(event) = partition.lanes.head(&lane.contact) {
+                    event.held = true;
+                }
                 self.schedule.ready(lane);
                 Ok(())
             }
@@ -145,16 +156,19 @@ impl Deliver {
         }
     }
 
-    fn tell_breaker(&mut self, contact: Contact, answer: &Answer, now: Instant, probe: bool) {
+    fn tell_breaker(&mut self, lane: LaneId, answer: &Answer, now: Instant, probe: bool) {
+        let partition = self.partitions.get_mut(&lane.partition).filter(|p| p.generation == lane.generation);
+        let held = partition.and_then(|p| p.lanes.head(&lane.contact)).is_some_and(|event| event.held);
         let signal = match answer.verdict() {
             Verdict::Accepted => Signal::Accepted,
+            Verdict::Rejected if held => Signal::RejectedAgain,
             Verdict::Rejected => Signal::Rejected,
             Verdict::Retry(retry_after) => Signal::Failed(retry_after),
             Verdict::Unauthorized => Signal::Unauthorized,
             Verdict::EndpointNotFound => Signal::EndpointNotFound,
         };
         let before = self.breaker.is_open();
-        self.breaker.answered(contact, signal, probe, now);
+        self.breaker.answered(lane.contact, signal, probe, now);
         match (before, self.breaker.is_open()) {
             (None, Some((reason, _))) => {
                 let answer = answer.label();
