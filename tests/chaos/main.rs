@@ -73,7 +73,12 @@ fn main() -> ExitCode {
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let outcome = runtime.map_err(|error| error.to_string()).and_then(|runtime| {
-        let outcome = runtime.block_on(all(&arguments));
+        let outcome = runtime.block_on(async {
+            tokio::select! {
+                outcome = all(&arguments) => outcome,
+                () = interrupted() => Err("interrupted; brokers and instances are stopped".to_owned()),
+            }
+        });
         // Readers of Kafka that still wait are not waited for.
         runtime.shutdown_timeout(Duration::from_secs(1));
         outcome
@@ -85,6 +90,17 @@ fn main() -> ExitCode {
             eprintln!("chaos: {problem}");
             ExitCode::from(2)
         }
+    }
+}
+
+/// SIGTERM or Ctrl-C. What was started ends with the run, not with this process.
+async fn interrupted() {
+    use tokio::signal::unix::{SignalKind, signal};
+    match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
+        (Ok(mut terminate), Ok(mut interrupt)) => {
+            tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+        }
+        _ => std::future::pending().await,
     }
 }
 
