@@ -41,12 +41,26 @@ fn in_order(court: &Court<'_>, sequence: &[&Case<'_>], judgement: &mut Judgement
         if let Some((before, earlier)) = latest
             && accepted < before
         {
+            if let Some(again) = forgotten_until(court, case, before) {
+                latest = Some((again, case));
+                continue;
+            }
             let (first, second) = (court.tell(court.request(accepted)), court.tell(court.request(before)));
             let (overtaken, name) = (earlier.name(), case.name());
             judgement.wrong(3, format!("{name} overtook {overtaken}: {first}, then {second}"));
         }
         latest = Some((accepted, case));
     }
+}
+
+/// Its first acceptance after that request, where nobody could know of those before: all was read again then, an event too
+/// that had been rejected the first time, and in its order.
+fn forgotten_until(court: &Court<'_>, case: &Case<'_>, until: usize) -> Option<usize> {
+    let began = court.request(until).began;
+    let mut accepted = case.requests.iter().copied().filter(|number| court.request(*number).accepted());
+    let known = |number: &usize| *number < until && unknown(court, court.request(*number), began).is_none();
+    let forgotten = !accepted.clone().any(|number| known(&number));
+    accepted.find(|number| *number > until).filter(|_| forgotten)
 }
 
 fn every_change(court: &Court<'_>, sequence: &[&Case<'_>], judgement: &mut Judgement) {

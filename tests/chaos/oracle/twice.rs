@@ -98,9 +98,28 @@ impl Trial<'_, '_> {
 
     /// When the first changelog record about this was appended, if the request was begun after that.
     fn acknowledged_before(&self, second: &Request) -> Option<Micros> {
-        let entries = self.cases.iter().filter_map(|case| self.court.first_entry(*case));
-        let appended = entries.map(|entry| entry.appended).min()?;
+        let entries = |case: &usize| self.court.changelog.get(case).into_iter().flatten().map(|entry| entry.appended);
+        let appended = self.cases.iter().flat_map(|case| entries(case).map(move |appended| (*case, appended)));
+        let standing = appended.filter(|(case, appended)| !self.superseded(*case, *appended, second.began));
+        let appended = standing.map(|(_, appended)| appended).min()?;
         (second.began > appended + TOLERANCE).then_some(appended)
+    }
+
+    /// Whether another value of that Engage key came into the changelog after this one: it is the last one then, and this
+    /// one a change again.
+    fn superseded(&self, case: usize, appended: Micros, until: Micros) -> bool {
+        let court = self.court;
+        let Fate::Engage { key, .. } = &court.cases[case].event.fate else { return false };
+        let is_of_that_key = |other: usize| {
+            let event = &court.cases[other].event;
+            event.contact == court.cases[case].event.contact
+                && matches!(&event.fate, Fate::Engage { key: other, .. } if other == key)
+        };
+        court.changelog.iter().any(|(other, entries)| {
+            *other != case
+                && entries.iter().any(|entry| (appended + 1..until).contains(&entry.appended))
+                && is_of_that_key(*other)
+        })
     }
 
     fn although_acknowledged(
@@ -120,9 +139,13 @@ impl Trial<'_, '_> {
             Some(given) => (given, clock::tell(given)),
             None => (0, "never, as far as its log tells".into()),
         };
-        if self.came_late(appended, since, first, second) {
-            let why = "sent again although the first answer had arrived and nothing had befallen its sender";
-            return unknown(court, first, second.began).ok_or_else(|| (2, why.to_owned()));
+        // Somebody else's record, who had accepted it too, and who wrote it when this sender had restored already: it was
+        // never told of that. Of the first acceptance nobody knew anything.
+        if since > 0
+            && appended > since - TOLERANCE
+            && let Some(why) = unknown(court, first, second.began)
+        {
+            return Ok(why);
         }
         let changed_hands = first.life != second.life || first.decided < since;
         let first_in_trouble = court.stopped(first.life, first.decided, appended)
@@ -147,15 +170,6 @@ impl Trial<'_, '_> {
             clock::tell(appended)
         );
         Err((4, told))
-    }
-
-    /// Whether all that the changelog had was a predecessor's, appended when the sender of both had restored already: it was
-    /// never told of that, and had no record of its own acceptance either.
-    fn came_late(&self, appended: Micros, since: Micros, first: &Request, second: &Request) -> bool {
-        let entries = self.cases.iter().filter_map(|case| self.court.changelog.get(case)).flatten();
-        let mut own = entries.filter(|entry| (first.decided..second.began - TOLERANCE).contains(&entry.appended));
-        let within_its_tenure = since > 0 && appended > since - TOLERANCE && appended < first.decided;
-        first.life == second.life && within_its_tenure && own.next().is_none()
     }
 }
 
