@@ -43,6 +43,21 @@ fn output_within(mut command: std::process::Command, patience: Duration) -> (Opt
 }
 
 #[test]
+fn a_start_without_trouble_warns_of_nothing() {
+    let world = World::new();
+    let instance = world.start(&[]);
+    world.visits(0..10);
+    instance.wait_until_settled(10);
+    assert!(instance.get("/readyz").1.starts_with("ready"), "{}", instance.get("/readyz").1);
+    let (status, log) = instance.stop();
+    assert!(status.success());
+    // The broker, which all tests share and which has just been started, may be slow to answer; librdkafka tells that.
+    let ours = log.lines().filter(|line| !line.contains("librdkafka"));
+    let warnings: Vec<_> = ours.filter(|line| line.contains("WARN") || line.contains("ERROR")).collect();
+    assert!(warnings.is_empty(), "{warnings:#?}");
+}
+
+#[test]
 fn an_unreachable_broker_is_named() {
     let world = World::new();
     let set = ["kafka.brokers=127.0.0.1:1", "kafka.timeout=2s"];

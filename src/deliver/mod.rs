@@ -300,7 +300,7 @@ impl Deliver {
             self.tell_feed(ToFeed::Prove);
         }
         let leased = self.lease.holds(now) || self.partitions.is_empty();
-        if self.leased && !leased {
+        if self.leased && self.cut_off(leased) {
             tracing::warn!(
                 stage = STAGE,
                 "the group has not confirmed for half a session that this instance is a member: it is cut off from Kafka, or \
@@ -310,6 +310,11 @@ impl Deliver {
             tracing::debug!(stage = STAGE, "the group confirms that this instance is a member");
         }
         self.leased = leased;
+    }
+
+    /// It had a lease, and has none. At the start there is none yet.
+    fn cut_off(&self, leased: bool) -> bool {
+        !leased && self.lease.until().is_some()
     }
 
     fn next_wake(&self, next_tick: Instant) -> Instant {
@@ -406,7 +411,7 @@ impl Deliver {
             assigned: self.assigned,
             restoring,
             circuit,
-            cut_off: !self.leased,
+            cut_off: self.cut_off(self.leased),
             held_until: self.held_until(),
             stopped: self.stopped.iter().map(|partition| (topic.clone(), *partition)).collect(),
             positions: self.partitions.iter().map(|(number, partition)| partition.position(topic, *number)).collect(),
