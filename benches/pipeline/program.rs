@@ -1,0 +1,138 @@
+//! The program itself: the release binary, watched through /metrics, and its first stage alone.
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nat_destination::config::{Config, Sources};
+use nat_destination::metrics::{Metrics, Outcome};
+use nat_destination::stage::{StageStatus, Whereabouts, stopper};
+use tokio::sync::watch;
+
+use crate::child::{self, Sample};
+
+const PATIENCE: Duration = Duration::from_secs(300);
+/// Between two looks at the metrics: each costs the program a tenth of a millisecond.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+
+/// The first stage alone, in this process, until it has settled or queued so many events.
+pub fn ingest(settings: &[&str], events: u64) -> Result<(), String> {
+    let set = settings.iter().map(|setting| (*setting).to_owned()).collect();
+    let config = Config::load(&Sources { set, ..Sources::default() }).map_err(|problems| format!("{problems:?}"))?;
+    let metrics = Metrics::new().map_err(|error| error.to_string())?;
+    let counted = Arc::clone(&metrics);
+    let (status, _keep) = watch::channel(StageStatus::starting());
+    let (_stopper, stop) = stopper();
+    std::thread::spawn(move || {
+        let ended = nat_destination::ingest::run(&config, metrics, &status, &stop, &Whereabouts::default());
+        eprintln!("ingest ended: {ended:?}");
+        std::process::exit(1);
+    });
+    let wait_for = |wanted: u64, so_far: &dyn Fn() -> u64| {
+        while so_far() < wanted {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    };
+    wait_for(1, &|| counted.events_received.get());
+    child::say("first");
+    // The cheap one first: what follows costs the process that is measured.
+    wait_for(events, &|| counted.events_received.get());
+    wait_for(events, &|| {
+        let settled: u64 = [Outcome::Filtered, Outcome::DeadLettered].map(|o| counted.settled_in_all(o)).iter().sum();
+        settled + counted.events_queued.get()
+    });
+    child::done(events)
+}
+
+/// The service, as a process.
+pub struct Program {
+    process: Child,
+    port: u16,
+    started: Instant,
+}
+
+impl Program {
+    pub fn start(settings: &[String]) -> Result<Program, String> {
+        // Taken and given back: another process could get it in between, which the start would tell.
+        let port = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
+        let port = port.map_err(|error| error.to_string())?.port();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_nat-destination"));
+        command.arg("run").args(["--set", &format!("admin.listen=127.0.0.1:{port}"), "--set", "log.level=warn"]);
+        for setting in settings {
+            command.args(["--set", setting]);
+        }
+        let started = Instant::now();
+        let process = command.stdin(Stdio::null()).spawn().map_err(|error| error.to_string())?;
+        Ok(Program { process, port, started })
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
+    pub fn started(&self) -> Instant {
+        self.started
+    }
+
+    fn metrics(&self) -> Option<String> {
+        let mut connection = TcpStream::connect(("127.0.0.1", self.port)).ok()?;
+        connection.write_all(b"GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").ok()?;
+        let mut text = String::new();
+        connection.read_to_string(&mut text).ok()?;
+        Some(text)
+    }
+
+    /// The sum over all series of these metrics, each with the labels that are asked for.
+    fn sum(&self, wanted: &[(&str, &str)]) -> f64 {
+        let text = self.metrics().unwrap_or_default();
+        let value = |line: &str| line.rsplit(' ').next().and_then(|value| value.parse::<f64>().ok());
+        let is_wanted = |line: &str| {
+            wanted.iter().any(|(name, label)| {
+                let rest = line.strip_prefix(name);
+                rest.is_some_and(|rest| rest.starts_with(['{', ' '])) && line.contains(label)
+            })
+        };
+        text.lines().filter(|line| is_wanted(line)).filter_map(value).sum()
+    }
+
+    /// Waits until that sum is as large. What it says before it listens is nothing.
+    pub fn wait_for(&mut self, wanted: &[(&str, &str)], at_least: f64) -> Result<(), String> {
+        let began = Instant::now();
+        while self.sum(wanted) < at_least {
+            if let Ok(Some(status)) = self.process.try_wait() {
+                return Err(format!("the program ended: {status}"));
+            }
+            if began.elapsed() > PATIENCE {
+                return Err(format!("after {PATIENCE:?} {wanted:?} is {}, not {at_least}", self.sum(wanted)));
+            }
+            std::thread::sleep(LOOK_EVERY);
+        }
+        Ok(())
+    }
+
+    /// SIGTERM: it leaves its groups, so that nobody waits for it.
+    pub fn stop(mut self) -> Result<(), String> {
+        let pid = self.pid().to_string();
+        let told = Command::new("kill").args(["-TERM", &pid]).status().map_err(|error| error.to_string())?;
+        let ended = self.process.wait().map_err(|error| error.to_string())?;
+        if told.success() && ended.success() { Ok(()) } else { Err(format!("it did not end in order: {ended}")) }
+    }
+
+    /// From the first event counted by `first` until `done` says all of them.
+    pub fn sample(&mut self, first: &[(&str, &str)], done: &[(&str, &str)], events: u64) -> Result<Sample, String> {
+        self.wait_for(first, 1.0)?;
+        let (began, cpu) = (Instant::now(), child::cpu(self.pid()));
+        self.wait_for(done, events as f64)?;
+        let (wall, cpu) = (began.elapsed(), child::cpu(self.pid()) - cpu);
+        Ok(Sample { events, wall, cpu, peak: child::memory(self.pid(), "VmHWM") })
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}

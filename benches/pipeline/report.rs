@@ -1,0 +1,106 @@
+//! What came out: a table for people, JSON for programs, and the page that keeps the last full run.
+
+use std::path::Path;
+
+use crate::figures::{Figure, Row, Target};
+
+const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/README.md");
+const BEGIN: &str = "<!-- figures -->";
+const END: &str = "<!-- /figures -->";
+
+/// Smallest, median, largest.
+fn spread(values: &[f64]) -> Option<[f64; 3]> {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    Some([*sorted.first()?, *sorted.get(sorted.len() / 2)?, *sorted.last()?])
+}
+
+fn number(value: f64) -> String {
+    match value {
+        value if value >= 10_000.0 => format!("{:.0} k", value / 1000.0),
+        value if value >= 100.0 => format!("{value:.0}"),
+        value if value >= 10.0 => format!("{value:.1}"),
+        value => format!("{value:.2}"),
+    }
+}
+
+fn told(values: &[f64]) -> String {
+    match spread(values) {
+        Some([least, median, most]) if values.len() > 1 => {
+            format!("{} ({} … {})", number(median), number(least), number(most))
+        }
+        Some([_, median, _]) => number(median),
+        None => "–".into(),
+    }
+}
+
+fn target(target: Target) -> String {
+    match target {
+        Target::AtLeast(least) => format!("≥ {least}"),
+        Target::AtMost(most) => format!("≤ {most}"),
+    }
+}
+
+fn is_met(figure: &Figure, row: &Row) -> bool {
+    let median = spread(&row.value).map_or(f64::NAN, |[_, median, _]| median);
+    match figure.target {
+        Target::AtLeast(least) => median >= least,
+        Target::AtMost(most) => median <= most,
+    }
+}
+
+fn verdict(figure: &Figure, row: &Row) -> &'static str {
+    if is_met(figure, row) { "yes" } else { "**no**" }
+}
+
+/// One figure in a line.
+pub fn line(figure: &Figure, row: &Row) -> String {
+    let Row { ours, bare, value, note } = row;
+    let (ours, bare, value) = (told(ours), told(bare), told(value));
+    let (unit, kind, target) = (figure.unit, figure.value, target(figure.target));
+    format!("  {ours} {unit}, bare {bare}; {kind} {value}, wanted {target}: {}. {note}", verdict(figure, row))
+}
+
+pub fn table(rows: &[(&Figure, Row)]) -> String {
+    let mut text = "| figure | ours | bare | value | target | met | |\n|---|---|---|---|---|---|---|\n".to_owned();
+    for (figure, row) in rows {
+        text.push_str(&format!(
+            "| **{}**: {} | {} {} | {} | {} {} | {} | {} | {} |\n",
+            figure.name,
+            figure.what,
+            told(&row.ours),
+            figure.unit,
+            told(&row.bare),
+            told(&row.value),
+            figure.value,
+            target(figure.target),
+            verdict(figure, row),
+            row.note
+        ));
+    }
+    text
+}
+
+pub fn json(rows: &[(&Figure, Row)]) -> String {
+    let rows: Vec<_> = rows
+        .iter()
+        .map(|(figure, row)| {
+            serde_json::json!({
+                "figure": figure.name, "what": figure.what, "unit": figure.unit, "ours": row.ours, "bare": row.bare,
+                "value": row.value, "target": target(figure.target), "met": is_met(figure, row), "note": row.note,
+            })
+        })
+        .collect();
+    serde_json::to_string_pretty(&rows).unwrap_or_default()
+}
+
+/// Between the two marks of the page.
+pub fn write_into_page(rows: &[(&Figure, Row)]) -> Result<(), String> {
+    let failed = |error: std::io::Error| format!("{PAGE}: {error}");
+    let page = std::fs::read_to_string(Path::new(PAGE)).map_err(failed)?;
+    let parts = page.split_once(BEGIN).and_then(|(before, rest)| Some((before, rest.split_once(END)?.1)));
+    let (before, after) = parts.ok_or_else(|| format!("{PAGE} has no {BEGIN} … {END}"))?;
+    let date = jiff::Timestamp::now().strftime("%Y-%m-%d");
+    let text = format!("{before}{BEGIN}\nMeasured on {date}.\n\n{}{END}{after}", table(rows));
+    std::fs::write(PAGE, text).map_err(failed)
+}
