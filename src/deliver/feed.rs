@@ -3,7 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, TryRecvError};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::time::{Duration, Instant};
 
 use rdkafka::message::{BorrowedMessage, Message};
@@ -14,7 +14,7 @@ use crate::kafka::{
     GroupConsumer, Headers, KafkaProblem, Lacking, Notice, PollError, TopicPartition, consumer_config, headers_of,
 };
 use crate::metrics::Metrics;
-use crate::stage::Budget;
+use crate::stage::{Budget, Intake};
 
 /// One record of the queue.
 #[derive(Debug, Clone)]
@@ -140,8 +140,14 @@ impl Feed {
                     Err(TryRecvError::Empty) => break,
                 }
             }
-            self.apply_budget();
-            if let Err(problem) = self.turn() {
+            if self.apply_budget() == Intake::HoldBack {
+                match self.commands.recv_timeout(IDLE_POLL) {
+                    Ok(ToFeed::Close) | Err(RecvTimeoutError::Disconnected) => return,
+                    Ok(command) => self.obey(command),
+                    Err(RecvTimeoutError::Timeout) => {}
+                }
+                self.prove_if_due();
+            } else if let Err(problem) = self.turn() {
                 return self.tell(FromFeed::Failed(problem));
             }
         }
@@ -155,10 +161,14 @@ impl Feed {
         while let Some(notice) = self.consumer.next_notice() {
             self.take_notice(notice)?;
         }
+        self.prove_if_due();
+        Ok(())
+    }
+
+    fn prove_if_due(&mut self) {
         if self.prove_at.is_some_and(|at| Instant::now() >= at) {
             self.prove();
         }
-        Ok(())
     }
 
     /// The channel has room for more messages than there may be events pending, so this never waits for long; without a
@@ -177,7 +187,7 @@ impl Feed {
                     let record = copy(&message);
                     self.budget.take(1, record.weight());
                     records.push(record);
-                    if self.budget.must_pause() {
+                    if self.budget.is_full() {
                         break;
                     }
                 }
@@ -280,9 +290,10 @@ impl Feed {
         partitions.map(|partition| (self.topic.clone(), partition)).collect()
     }
 
-    fn apply_budget(&mut self) {
+    fn apply_budget(&mut self) -> Intake {
         let enough = self.probe_choice.is_some_and(|events| self.budget.events() >= events);
-        let pause = self.budget.must_pause() || enough;
+        let intake = if enough { Intake::Pause } else { self.budget.intake(Instant::now()) };
+        let pause = intake == Intake::Pause;
         if pause != self.paused {
             let begun = self.assigned.keys().copied().filter(|partition| !self.held.contains(partition));
             let begun = self.places(begun);
@@ -296,6 +307,7 @@ impl Feed {
         }
         self.metrics.pending_events.set(self.budget.events() as i64);
         self.metrics.pending_bytes.set(self.budget.bytes() as i64);
+        intake
     }
 }
 

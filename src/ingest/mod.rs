@@ -22,7 +22,7 @@ use crate::metrics::{Metrics, Outcome};
 use crate::mutant;
 use crate::poison::{Panicked, contained};
 use crate::segment::{self, Reading};
-use crate::stage::{Budget, StageStatus, Stop, Whereabouts};
+use crate::stage::{Budget, Intake, StageStatus, Stop, Whereabouts};
 
 use source::{Sources, Token, Write};
 
@@ -106,14 +106,17 @@ impl Ingest<'_> {
             }
             assigned |= self.answer_notices()?;
             self.hand_back();
-            self.apply_budget();
             let now = Instant::now();
+            let intake = self.apply_budget(now);
             if now >= next_tick {
                 next_tick = now + TICK;
                 self.consumer.store(&self.state.sources.take_frontiers());
                 status.send_replace(self.state.status(assigned));
             }
-            self.poll_burst()?;
+            match intake {
+                Intake::HoldBack => self.state.wait_for_ack()?,
+                Intake::Read | Intake::Pause => self.poll_burst()?,
+            }
         }
     }
 
@@ -125,7 +128,7 @@ impl Ingest<'_> {
                 None => break,
                 Some(Ok(message)) => {
                     state.take(&message)?;
-                    if state.budget.must_pause() {
+                    if state.budget.is_full() {
                         break;
                     }
                 }
@@ -194,8 +197,9 @@ impl Ingest<'_> {
         }
     }
 
-    fn apply_budget(&mut self) {
-        let pause = self.state.budget.must_pause();
+    fn apply_budget(&mut self, now: Instant) -> Intake {
+        let intake = self.state.budget.intake(now);
+        let pause = intake == Intake::Pause;
         if pause != self.state.paused {
             let partitions = self.state.sources.partitions();
             if pause {
@@ -206,6 +210,7 @@ impl Ingest<'_> {
             self.state.paused = pause;
             self.state.metrics.paused.with_label_values(&[STAGE]).set(pause.into());
         }
+        intake
     }
 
     /// Nothing new is taken; what was handed over is waited for, stored and committed.
@@ -372,16 +377,29 @@ impl State<'_> {
     }
 
     fn take_acks(&mut self) -> Result<(), KafkaProblem> {
-        while let Ok(Ack { token, result }) = self.acks.try_recv() {
-            self.budget.give_back(1, token.bytes);
-            match result {
-                Ok(_) => self.acknowledged(&token),
-                Err(failure) if failure.too_large() => match failure.record {
-                    Some(record) => self.refused_as_too_large(token, &record)?,
-                    None => return Err(cannot_write("?", &failure.error)),
-                },
-                Err(failure) => return Err(cannot_write(self.topic_of(&token), &failure.error)),
-            }
+        while let Ok(ack) = self.acks.try_recv() {
+            self.take_ack(ack)?;
+        }
+        Ok(())
+    }
+
+    /// Not for long: the group has to be listened to.
+    fn wait_for_ack(&mut self) -> Result<(), KafkaProblem> {
+        match self.acks.recv_timeout(IDLE_POLL) {
+            Ok(ack) => self.take_ack(ack),
+            Err(_) => Ok(()),
+        }
+    }
+
+    fn take_ack(&mut self, Ack { token, result }: Ack<Token>) -> Result<(), KafkaProblem> {
+        self.budget.give_back(1, token.bytes);
+        match result {
+            Ok(_) => self.acknowledged(&token),
+            Err(failure) if failure.too_large() => match failure.record {
+                Some(record) => self.refused_as_too_large(token, &record)?,
+                None => return Err(cannot_write("?", &failure.error)),
+            },
+            Err(failure) => return Err(cannot_write(self.topic_of(&token), &failure.error)),
         }
         Ok(())
     }

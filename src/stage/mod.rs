@@ -5,6 +5,6 @@ mod budget;
 mod ledger;
 mod status;
 
-pub use budget::Budget;
+pub use budget::{Budget, Intake};
 pub use ledger::Ledger;
 pub use status::{CircuitOpen, Position, StageStatus, Stop, Stopper, Whereabouts, stopper};
