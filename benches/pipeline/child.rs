@@ -41,7 +41,6 @@ pub fn run(arguments: &[String]) -> Result<(), String> {
         ["pipe", brokers, from, to, url, in_flight, events] => {
             bare::pipe(brokers, from, to, url, number(in_flight)? as usize, number(events)?)
         }
-        ["ingest", events, settings @ ..] => crate::program::ingest(settings, number(events)?),
         _ => Err(format!("no such child: {words:?}")),
     }
 }

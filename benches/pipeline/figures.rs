@@ -168,6 +168,12 @@ pub struct Bench {
 type Counted<'a> = &'a [(&'a str, &'a str)];
 const RECEIVED: Counted<'static> = &[("nat_destination_events_received_total", "")];
 const QUEUED: Counted<'static> = &[("nat_destination_events_queued_total", "")];
+/// The first stage is done with everything.
+const INGESTED: Counted<'static> = &[
+    ("nat_destination_events_queued_total", ""),
+    ("nat_destination_events_total", "filtered"),
+    ("nat_destination_events_total", "dead_lettered"),
+];
 /// Everything has its outcome, of what came from the source.
 const SETTLED: Counted<'static> = &[("nat_destination_events_total", "")];
 const RESTORED: Counted<'static> = &[("nat_destination_restored_records_total", "")];
@@ -262,14 +268,12 @@ fn cpu_note(ours: &Sample, bare: &Sample) -> String {
     )
 }
 
+/// The program, whose second stage waits for a Nat.app that is not there, and reads nothing meanwhile.
 fn ingest_alone(bench: &Bench, source: &str, events: u64) -> Result<Sample, String> {
     let prefix = bench.prefix();
-    load::create_topic(bench.brokers(), &format!("{prefix}.queue"), &[])?;
-    load::create_topic(bench.brokers(), &format!("{prefix}.dead-letter"), &[])?;
-    let settings = bench.settings(&prefix, source, "http://127.0.0.1:9/");
-    let count = events.to_string();
-    let words: Vec<&str> = ["ingest", &count].into_iter().chain(settings.iter().map(String::as_str)).collect();
-    bench.bare(&words)
+    let mut settings = bench.settings(&prefix, source, "http://127.0.0.1:9/");
+    settings.push("deliver.max_pending_events=1".into());
+    Program::start(&settings)?.sample(RECEIVED, INGESTED, events)
 }
 
 fn ingest_mixed(bench: &Bench) -> Result<Row, String> {

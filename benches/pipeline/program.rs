@@ -1,50 +1,15 @@
-//! The program itself: the release binary, watched through /metrics, and its first stage alone.
+//! The program itself: the release binary, watched through /metrics.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
-
-use nat_destination::config::{Config, Sources};
-use nat_destination::metrics::{Metrics, Outcome};
-use nat_destination::stage::{StageStatus, Whereabouts, stopper};
-use tokio::sync::watch;
 
 use crate::child::{self, Sample};
 
 const PATIENCE: Duration = Duration::from_secs(300);
 /// Between two looks at the metrics: each costs the program a tenth of a millisecond.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
-
-/// The first stage alone, in this process, until it has settled or queued so many events.
-pub fn ingest(settings: &[&str], events: u64) -> Result<(), String> {
-    let set = settings.iter().map(|setting| (*setting).to_owned()).collect();
-    let config = Config::load(&Sources { set, ..Sources::default() }).map_err(|problems| format!("{problems:?}"))?;
-    let metrics = Metrics::new().map_err(|error| error.to_string())?;
-    let counted = Arc::clone(&metrics);
-    let (status, _keep) = watch::channel(StageStatus::starting());
-    let (_stopper, stop) = stopper();
-    std::thread::spawn(move || {
-        let ended = nat_destination::ingest::run(&config, metrics, &status, &stop, &Whereabouts::default());
-        eprintln!("ingest ended: {ended:?}");
-        std::process::exit(1);
-    });
-    let wait_for = |wanted: u64, so_far: &dyn Fn() -> u64| {
-        while so_far() < wanted {
-            std::thread::sleep(Duration::from_millis(2));
-        }
-    };
-    wait_for(1, &|| counted.events_received.get());
-    child::say("first");
-    // The cheap one first: what follows costs the process that is measured.
-    wait_for(events, &|| counted.events_received.get());
-    wait_for(events, &|| {
-        let settled: u64 = [Outcome::Filtered, Outcome::DeadLettered].map(|o| counted.settled_in_all(o)).iter().sum();
-        settled + counted.events_queued.get()
-    });
-    child::done(events)
-}
 
 /// The service, as a process.
 pub struct Program {
