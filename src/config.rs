@@ -88,6 +88,8 @@ pub struct Topics {
     /// 0: the broker's default.
     pub replication: u32,
     pub max_message_bytes: usize,
+    /// No batch of several records that is written is larger. Not a setting: the start finds out what the topics take.
+    pub batch_bytes: usize,
     pub queue_retention: Duration,
     pub dead_letter_retention: Duration,
     pub delivered_retention: Duration,
@@ -236,6 +238,7 @@ fn topics_of(resolved: &Resolved, prefix: &str) -> Topics {
         partitions: resolved.number("topics.partitions") as u32,
         replication: resolved.number("topics.replication") as u32,
         max_message_bytes: resolved.number("topics.max_message_bytes") as usize,
+        batch_bytes: 64 * 1024,
         queue_retention: resolved.duration("topics.queue_retention"),
         dead_letter_retention: resolved.duration("topics.dead_letter_retention"),
         delivered_retention: resolved.duration("dedup.retention"),

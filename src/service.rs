@@ -51,8 +51,7 @@ impl Service {
     ///
     /// # Errors
     /// What is wrong, naming the setting.
-    pub async fn start(config: Config, verify_topics: bool) -> Result<Service, ServiceError> {
-        let config = Arc::new(config);
+    pub async fn start(mut config: Config, verify_topics: bool) -> Result<Service, ServiceError> {
         let client = NatClient::new(config.nat.clone(), config.concurrency)?;
         let metrics = Metrics::new().map_err(|error| ServiceError::Internal(error.to_string()))?;
         let (_, librdkafka) = rdkafka::util::get_rdkafka_version();
@@ -64,11 +63,14 @@ impl Service {
         if verify_topics {
             let topics = kafka::verify_source(&config).await?;
             tracing::info!(?topics, "source topics");
-            for report in kafka::verify_or_create(&config, config.topics.create).await? {
+            let verified = kafka::verify_or_create(&config, config.topics.create).await?;
+            for report in verified.topics {
                 let what = if report.created { "created" } else { "there" };
                 tracing::info!(topic = report.topic, partitions = report.partitions, "topic {what}");
             }
+            config.topics.batch_bytes = verified.batch_bytes.unwrap_or(config.topics.batch_bytes);
         }
+        let config = Arc::new(config);
         let (stopper, stop) = stopper();
         let watched = [("ingest", &ingest), ("deliver", &deliver)].map(|(stage, status)| Watched {
             stage,

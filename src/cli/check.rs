@@ -71,7 +71,8 @@ pub async fn run(args: CheckArgs) -> Result<ExitCode, CommandError> {
     report.take(
         "own topics",
         match kafka::verify_or_create(&config, false).await {
-            Ok(topics) => Ok(topics
+            Ok(verified) => Ok(verified
+                .topics
                 .iter()
                 .map(|topic| format!("{} ({} partitions)", topic.topic, topic.partitions))
                 .collect::<Vec<_>>()

@@ -31,7 +31,7 @@ pub async fn run(args: TopicsArgs) -> Result<ExitCode, CommandError> {
     let TopicsCommand::Create { settings } = args.command;
     start_logs(&Log { format: "human".into(), level: "warn".into() });
     let config = load(&settings)?;
-    for report in kafka::verify_or_create(&config, true).await.map_err(CommandError::told)? {
+    for report in kafka::verify_or_create(&config, true).await.map_err(CommandError::told)?.topics {
         let done = if report.created { "created" } else { "verified" };
         println!("{done}  {} ({} partitions)", report.topic, report.partitions);
     }

@@ -92,7 +92,7 @@ pub struct Attempts {
 /// What the headers of a dead letter tell.
 #[derive(Debug)]
 pub struct Verdict<'a> {
-    pub origin: &'a Origin,
+    pub origin: &'a Origin<'a>,
     /// `ingest` or `deliver`.
     pub stage: &'static str,
     pub reason: Reason,
@@ -120,7 +120,7 @@ impl Verdict<'_> {
             _ => ("TASK_PUT", "nat_destination::deliver"),
         };
         let mut told: Vec<(&str, String)> = vec![
-            ("__connect.errors.topic", origin.topic.clone()),
+            ("__connect.errors.topic", origin.topic.clone().into_owned()),
             ("__connect.errors.partition", origin.partition.to_string()),
             ("__connect.errors.offset", origin.offset.to_string()),
             ("__connect.errors.connector.name", "nat-destination".into()),

@@ -1,6 +1,7 @@
 //! Where an event came from: the source record's place and key, carried through the queue in two headers that are
 //! taken off again when the event becomes a dead letter.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use rdkafka::message::{Header, OwnedHeaders};
@@ -13,18 +14,18 @@ pub const SOURCE: &str = "nat.source";
 pub const SOURCE_KEY: &str = "nat.source.key";
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Origin {
-    pub topic: String,
+pub struct Origin<'a> {
+    pub topic: Cow<'a, str>,
     pub partition: i32,
     pub offset: i64,
     /// Unix milliseconds.
     pub timestamp: i64,
-    pub key: Option<Vec<u8>>,
+    pub key: Option<Cow<'a, [u8]>>,
     /// Its place in a batch.
     pub item: Option<usize>,
 }
 
-impl fmt::Display for Origin {
+impl fmt::Display for Origin<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}/{}/{}", self.topic, self.partition, self.offset, self.timestamp)?;
         match self.item {
@@ -34,31 +35,31 @@ impl fmt::Display for Origin {
     }
 }
 
-impl Origin {
+impl Origin<'_> {
     /// Puts the where-from headers behind the original ones.
     pub fn append_to(&self, headers: OwnedHeaders) -> OwnedHeaders {
         let source = self.to_string();
         let headers = headers.insert(Header { key: SOURCE, value: Some(&source) });
         match &self.key {
-            Some(key) => headers.insert(Header { key: SOURCE_KEY, value: Some(key) }),
+            Some(key) => headers.insert(Header { key: SOURCE_KEY, value: Some(key.as_ref()) }),
             None => headers,
         }
     }
 
     /// Takes them off again; what is left is the source record's. A record that has none was put into the queue by
     /// something else: then its origin is its place in the queue.
-    pub fn take_from(headers: &mut Headers) -> Option<Origin> {
+    pub fn take_from(headers: &mut Headers) -> Option<Origin<'static>> {
         let origin = Origin::of(headers)?;
         let key = match headers.last() {
             Some((name, _)) if name == SOURCE_KEY => headers.pop().and_then(|(_, key)| key),
             _ => None,
         };
         headers.pop();
-        Some(Origin { key, ..origin })
+        Some(Origin { key: key.map(Cow::Owned), ..origin })
     }
 
     /// As `take_from`, but leaves them where they are.
-    pub fn of(headers: &Headers) -> Option<Origin> {
+    pub fn of(headers: &Headers) -> Option<Origin<'static>> {
         let mut last = headers.iter().rev().take(2);
         let source = match last.next()? {
             (name, source) if name == SOURCE => source,
@@ -70,10 +71,10 @@ impl Origin {
         Origin::parse(std::str::from_utf8(source.as_deref()?).ok()?)
     }
 
-    fn parse(text: &str) -> Option<Origin> {
+    fn parse(text: &str) -> Option<Origin<'static>> {
         let mut parts = text.split('/');
         let origin = Origin {
-            topic: parts.next()?.to_owned(),
+            topic: Cow::Owned(parts.next()?.to_owned()),
             partition: parts.next()?.parse().ok()?,
             offset: parts.next()?.parse().ok()?,
             timestamp: parts.next()?.parse().ok()?,
@@ -98,7 +99,7 @@ mod tests {
 
     #[test]
     fn what_is_put_behind_the_original_headers_is_taken_off_whole() {
-        for (key, item) in [(None, None), (Some(vec![0, 255]), Some(3)), (Some(Vec::new()), None)] {
+        for (key, item) in [(None, None), (Some(Cow::Owned(vec![0, 255])), Some(3)), (Some(Cow::Owned(Vec::new())), None)] {
             let origin = Origin { topic: "a.b-c_d".into(), partition: 3, offset: 77, timestamp: -1, key, item };
             // Even an original header of our own name stays what it was.
             let original = OwnedHeaders::new()

@@ -92,7 +92,7 @@ impl Writes {
             value: Some(value),
             headers: OwnedHeaders::new_with_capacity(0),
         };
-        self.producer.send(record, token).map_err(|refused| cannot_write(&self.delivered, &refused.error))
+        self.producer.send(record, token).map_err(|refused| KafkaProblem::unwritten(&self.delivered, &refused.error))
     }
 
     /// # Errors
@@ -107,7 +107,7 @@ impl Writes {
         let QueueRecord { partition, offset, timestamp, value, mut headers } = record;
         let origin = Origin::take_from(&mut headers).unwrap_or_else(|| {
             // Put into the queue by something else: this is where it came from, then.
-            Origin { topic: self.queue.clone(), partition, offset, timestamp, key: None, item: None }
+            Origin { topic: self.queue.clone().into(), partition, offset, timestamp, key: None, item: None }
         });
         let headers = Verdict { origin: &origin, stage: "deliver", reason, attempts }.headers(&headers);
         let key = origin.key.as_deref();
@@ -118,7 +118,7 @@ impl Writes {
             Err(refused) if refused.too_large() => {
                 self.shortened(key, value.as_deref(), refused.headers, refused.token)
             }
-            Err(refused) => Err(cannot_write(&self.dead_letter, &refused.error)),
+            Err(refused) => Err(KafkaProblem::unwritten(&self.dead_letter, &refused.error)),
         }
     }
 
@@ -130,12 +130,12 @@ impl Writes {
         mut token: Token,
     ) -> Result<(), KafkaProblem> {
         let Write::DeadLetter { reason, holds, shortened: false } = token.write else {
-            return Err(cannot_write(&self.dead_letter, &"even its shortened dead letter is too large"));
+            return Err(KafkaProblem::unwritten(&self.dead_letter, &"even its shortened dead letter is too large"));
         };
         token.write = Write::DeadLetter { reason, holds, shortened: true };
         let (value, headers) = shortened(value.unwrap_or_default(), headers);
         let outgoing = OutgoingRecord { topic: &self.dead_letter, partition: None, key, value: Some(value), headers };
-        self.producer.send(outgoing, token).map_err(|refused| cannot_write(&self.dead_letter, &refused.error))
+        self.producer.send(outgoing, token).map_err(|refused| KafkaProblem::unwritten(&self.dead_letter, &refused.error))
     }
 
     /// The token of a write that is done; `None` if it had to be written again, or was dropped.
@@ -161,9 +161,9 @@ impl Writes {
             Err(failure) => *failure,
         };
         let letter = matches!(ack.token.write, Write::DeadLetter { .. });
-        match (letter && failure.too_large(), failure.record) {
-            (true, Some(record)) => {
-                let headers = owned_headers(&record);
+        match &failure.too_large {
+            Some(record) if letter => {
+                let headers = owned_headers(record);
                 self.shortened(record.key(), record.payload(), headers, ack.token).map(|()| None)
             }
             _ => {
@@ -171,7 +171,7 @@ impl Writes {
                     Write::Delivered { .. } | Write::Tried => &self.delivered,
                     Write::DeadLetter { .. } => &self.dead_letter,
                 };
-                Err(cannot_write(topic, &failure.error))
+                Err(KafkaProblem::unwritten(topic, &failure))
             }
         }
     }
@@ -180,9 +180,4 @@ impl Writes {
 fn owned_headers(record: &OwnedMessage) -> OwnedHeaders {
     let capacity = record.headers().map_or(0, |headers| headers.count() + 1);
     record.headers().cloned().unwrap_or_else(|| OwnedHeaders::new_with_capacity(capacity))
-}
-
-fn cannot_write(topic: &str, error: &dyn std::fmt::Display) -> KafkaProblem {
-    let problem = format!("it cannot be written: {error}. Nothing is lost: what was not written will be read again");
-    KafkaProblem::Topic { topic: topic.into(), problem }
 }

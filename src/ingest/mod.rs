@@ -4,6 +4,7 @@
 
 mod source;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
@@ -327,7 +328,7 @@ impl State<'_> {
 
     fn too_large_for_queue(
         &mut self,
-        origin: &Origin,
+        origin: &Origin<'_>,
         event: &[u8],
         headers: &Headers,
         mut token: Token,
@@ -339,7 +340,7 @@ impl State<'_> {
 
     fn write_dead_letter(
         &mut self,
-        origin: &Origin,
+        origin: &Origin<'_>,
         reason: Reason,
         value: Option<&[u8]>,
         original: &Headers,
@@ -355,7 +356,7 @@ impl State<'_> {
         token.write = Write::DeadLetter { reason, shortened: true };
         match self.send(OutgoingRecord { topic, partition: None, key, value: Some(value), headers }, token)? {
             None => Ok(()),
-            Some(_) => Err(cannot_write(topic, &"even its shortened dead letter is too large")),
+            Some(_) => Err(KafkaProblem::unwritten(topic, &"even its shortened dead letter is too large")),
         }
     }
 
@@ -372,7 +373,7 @@ impl State<'_> {
                 Ok(None)
             }
             Err(refused) if refused.too_large() => Ok(Some((refused.token, refused.headers))),
-            Err(refused) => Err(cannot_write(topic, &refused.error)),
+            Err(refused) => Err(KafkaProblem::unwritten(topic, &refused.error)),
         }
     }
 
@@ -395,11 +396,10 @@ impl State<'_> {
         self.budget.give_back(1, token.bytes);
         match result {
             Ok(_) => self.acknowledged(&token),
-            Err(failure) if failure.too_large() => match failure.record {
-                Some(record) => self.refused_as_too_large(token, &record)?,
-                None => return Err(cannot_write("?", &failure.error)),
+            Err(failure) => match &failure.too_large {
+                Some(record) => self.refused_as_too_large(token, record)?,
+                None => return Err(KafkaProblem::unwritten(self.topic_of(&token), &failure)),
             },
-            Err(failure) => return Err(cannot_write(self.topic_of(&token), &failure.error)),
         }
         Ok(())
     }
@@ -425,7 +425,7 @@ impl State<'_> {
                 let mut headers = record.headers().map(headers_of).unwrap_or_default();
                 match Origin::take_from(&mut headers) {
                     Some(origin) => self.too_large_for_queue(&origin, value, &headers, token),
-                    None => Err(cannot_write(record.topic(), &"a record came back without its origin")),
+                    None => Err(KafkaProblem::unwritten(record.topic(), &"a record came back without its origin")),
                 }
             }
             Write::DeadLetter { reason, shortened: false } => {
@@ -439,11 +439,11 @@ impl State<'_> {
                     token,
                 )? {
                     None => Ok(()),
-                    Some(_) => Err(cannot_write(topic, &"even its shortened dead letter is too large")),
+                    Some(_) => Err(KafkaProblem::unwritten(topic, &"even its shortened dead letter is too large")),
                 }
             }
             Write::DeadLetter { .. } => {
-                Err(cannot_write(record.topic(), &"even its shortened dead letter is too large"))
+                Err(KafkaProblem::unwritten(record.topic(), &"even its shortened dead letter is too large"))
             }
         }
     }
@@ -463,21 +463,13 @@ fn poison(message: &BorrowedMessage<'_>, panicked: &Panicked) -> segment::Outcom
     segment::Outcome::Invalid { reason: segment::Invalid::Poison, email: None }
 }
 
-/// Nothing is committed that could not be written; the process ends, and reads it again when it is started.
-fn cannot_write(topic: &str, error: &dyn std::fmt::Display) -> KafkaProblem {
-    KafkaProblem::Topic {
-        topic: topic.into(),
-        problem: format!("it cannot be written: {error}. Nothing is lost: what was not written will be read again"),
-    }
-}
-
-fn origin_of(message: &BorrowedMessage<'_>, item: Option<usize>) -> Origin {
+fn origin_of<'m>(message: &'m BorrowedMessage<'_>, item: Option<usize>) -> Origin<'m> {
     Origin {
-        topic: message.topic().to_owned(),
+        topic: Cow::Borrowed(message.topic()),
         partition: message.partition(),
         offset: message.offset(),
         timestamp: message.timestamp().to_millis().unwrap_or_default(),
-        key: message.key().map(<[u8]>::to_vec),
+        key: message.key().map(Cow::Borrowed),
         item,
     }
 }

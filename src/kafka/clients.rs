@@ -151,7 +151,7 @@ pub fn producer_config(config: &Config) -> ClientConfig {
     set_default(&mut client, config, "linger.ms", "5");
     // A topic that takes less than a batch refuses the whole batch, the small records in it too: larger records than this
     // go alone, and no batch of several is larger.
-    set_default(&mut client, config, "batch.size", "65536");
+    set_default(&mut client, config, "batch.size", &config.topics.batch_bytes.to_string());
     set_default(&mut client, config, "compression.type", "lz4");
     client
 }

@@ -1,6 +1,7 @@
 //! The producer: a write counts when its delivery report says so, and the report comes back as a message that carries
 //! the token the write was made with.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,10 +9,10 @@ use rdkafka::ClientConfig;
 use rdkafka::ClientContext;
 use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{DeliveryResult, Message, OwnedHeaders, OwnedMessage};
+use rdkafka::message::{BorrowedMessage, DeliveryResult, Message, OwnedHeaders, OwnedMessage};
 use rdkafka::producer::{BaseRecord, Producer, ProducerContext, PurgeConfig, ThreadedProducer};
 
-use super::KafkaProblem;
+use super::{KafkaProblem, headers_of};
 use super::clients::log_line;
 
 /// One record to write.
@@ -32,19 +33,28 @@ pub struct Ack<T> {
     pub result: Result<(i32, i64), Box<WriteFailure>>,
 }
 
-/// A write that Kafka did not take, with the record that it was.
+/// A write that Kafka did not take.
 #[derive(Debug)]
 pub struct WriteFailure {
     pub error: KafkaError,
-    pub record: Option<OwnedMessage>,
+    /// The record, if it is larger than the topic takes: the one failure that is the record's own.
+    pub too_large: Option<OwnedMessage>,
+}
+
+impl fmt::Display for WriteFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.error)?;
+        if too_large(&self.error) && self.too_large.is_none() {
+            f.write_str(
+                ", although the record is small: the topic takes smaller batches (max.message.bytes) than at the start of \
+                 this program, or than kafka.properties.batch.size. Start it again, and it will know",
+            )?;
+        }
+        Ok(())
+    }
 }
 
 impl WriteFailure {
-    /// Whether the record is larger than the topic takes: the one failure that is the record's own.
-    pub fn too_large(&self) -> bool {
-        too_large(&self.error)
-    }
-
     /// Whether it was taken back by `drop_unsent`.
     pub fn dropped(&self) -> bool {
         self.error.rdkafka_error_code() == Some(RDKafkaErrorCode::PurgeQueue)
@@ -77,6 +87,17 @@ type OnAck<T> = Box<dyn Fn(Ack<T>) + Send + Sync>;
 
 pub struct AckContext<T> {
     on_ack: OnAck<T>,
+    /// No batch of several records is larger, bytes.
+    batch: usize,
+}
+
+impl<T> AckContext<T> {
+    /// Whether a record that was refused as too large is that itself, or may have been in a batch that is.
+    fn went_alone(&self, record: &BorrowedMessage<'_>) -> bool {
+        let headers = record.headers().map(headers_of).unwrap_or_default();
+        let of_headers = headers.iter().map(|(name, value)| name.len() + value.as_ref().map_or(0, Vec::len));
+        record.payload_len() + record.key_len() + of_headers.sum::<usize>() > self.batch
+    }
 }
 
 impl<T: Send + Sync + 'static> ClientContext for AckContext<T> {
@@ -98,12 +119,12 @@ impl<T: Send + Sync + 'static> ProducerContext for AckContext<T> {
             // `producer_config`). What is written twice does no harm, what is not written is lost.
             Ok(_) => {
                 let error = KafkaError::MessageProduction(RDKafkaErrorCode::Inconsistent);
-                Err(Box::new(WriteFailure { error, record: None }))
+                Err(Box::new(WriteFailure { error, too_large: None }))
             }
             Err((error, message)) => {
                 // Only a record that is too large is needed again: it is written elsewhere.
-                let record = too_large(error).then(|| message.detach());
-                Err(Box::new(WriteFailure { error: error.clone(), record }))
+                let too_large = (too_large(error) && self.went_alone(message)).then(|| message.detach());
+                Err(Box::new(WriteFailure { error: error.clone(), too_large }))
             }
         };
         (self.on_ack)(Ack { token: *token, result });
@@ -127,7 +148,8 @@ impl<T: Send + Sync + 'static> AckingProducer<T> {
     /// # Errors
     /// When a property is not one.
     pub fn new(client: &ClientConfig, on_ack: OnAck<T>) -> Result<Self, KafkaProblem> {
-        let producer = ThreadedProducer::from_config_and_context(client, AckContext { on_ack })
+        let batch = client.get("batch.size").and_then(|bytes| bytes.parse().ok()).unwrap_or(0);
+        let producer = ThreadedProducer::from_config_and_context(client, AckContext { on_ack, batch })
             .map_err(|error| KafkaProblem::Properties(error.to_string()))?;
         Ok(AckingProducer { producer: Arc::new(producer) })
     }

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::admin::{
+    AdminClient, AdminOptions, ConfigResource, NewTopic, OwnedResourceSpecifier, ResourceSpecifier, TopicReplication,
+};
 use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -22,6 +24,17 @@ pub struct TopicReport {
     pub partitions: usize,
     pub created: bool,
 }
+
+/// What `verify_or_create` found.
+#[derive(Debug)]
+pub struct Verified {
+    pub topics: Vec<TopicReport>,
+    /// How large a batch of records may be, whichever of them it is written to; `None` if they do not tell.
+    pub batch_bytes: Option<usize>,
+}
+
+/// More does not make writing faster: librdkafka's own default.
+const LARGEST_BATCH: usize = 1_000_000;
 
 /// One of our topics as it has to be.
 struct Wanted<'a> {
@@ -49,7 +62,7 @@ fn wanted(config: &Config) -> [Wanted<'_>; 3] {
 ///
 /// # Errors
 /// The first thing that is wrong: unreachable, refused, missing, or not as it has to be.
-pub async fn verify_or_create(config: &Config, create: bool) -> Result<Vec<TopicReport>, KafkaProblem> {
+pub async fn verify_or_create(config: &Config, create: bool) -> Result<Verified, KafkaProblem> {
     let admin: AdminClient<Context> = AdminClient::from_config_and_context(&admin_config(config), Context::default())
         .map_err(|error| KafkaProblem::Properties(error.to_string()))?;
     let mut reports = Vec::new();
@@ -74,8 +87,14 @@ pub async fn verify_or_create(config: &Config, create: bool) -> Result<Vec<Topic
         );
         return Err(KafkaProblem::Topic { topic: delivered.topic.clone(), problem });
     }
-    verify_compaction(config, &admin, &delivered.topic).await?;
-    Ok(reports)
+    let names: Vec<&str> = reports.iter().map(|report| report.topic.as_str()).collect();
+    let settings = settings_of(config, &admin, &names).await;
+    let delivered = settings.iter().find(|resource| is_topic(resource, &config.topics.delivered));
+    delivered.map_or(Ok(()), |delivered| verify_retention(config, delivered))?;
+    // Half, so that nothing that a batch has around its records makes it too large.
+    let largest = |resource| value_of(resource, "max.message.bytes").parse::<usize>().ok().map(|largest| largest / 2);
+    let batch_bytes = settings.iter().filter_map(largest).min().filter(|_| settings.len() == reports.len());
+    Ok(Verified { topics: reports, batch_bytes: batch_bytes.map(|bytes| bytes.clamp(1, LARGEST_BATCH)) })
 }
 
 async fn create_topic(
@@ -139,25 +158,41 @@ async fn wait_until_there(config: &Config, topic: &str) -> Result<usize, KafkaPr
     }
 }
 
+/// What the brokers tell of the topics' settings; it may be less than was asked for.
+async fn settings_of(config: &Config, admin: &AdminClient<Context>, topics: &[&str]) -> Vec<ConfigResource> {
+    let options = AdminOptions::new().request_timeout(Some(config.kafka.timeout));
+    let resources: Vec<_> = topics.iter().map(|topic| ResourceSpecifier::Topic(topic)).collect();
+    let described = admin.describe_configs(&resources, &options).await.unwrap_or_default();
+    let settings: Vec<ConfigResource> = described.into_iter().flatten().collect();
+    for topic in topics {
+        if !settings.iter().any(|resource| is_topic(resource, topic)) {
+            tracing::warn!(topic, "its configuration cannot be read (ACL DESCRIBE_CONFIGS); it is taken to be right");
+        }
+    }
+    settings
+}
+
+fn is_topic(resource: &ConfigResource, topic: &str) -> bool {
+    matches!(&resource.specifier, OwnedResourceSpecifier::Topic(name) if name == topic)
+}
+
+fn value_of(resource: &ConfigResource, name: &str) -> String {
+    resource.get(name).and_then(|entry| entry.value.clone()).unwrap_or_default()
+}
+
 /// Without compaction an entry is kept all the same until its retention; without `delete` old ones would stay for ever.
 /// With a shorter retention than the dedup's, contact-days would be forgotten too soon: that is the one that matters.
-async fn verify_compaction(config: &Config, admin: &AdminClient<Context>, topic: &str) -> Result<(), KafkaProblem> {
-    let options = AdminOptions::new().request_timeout(Some(config.kafka.timeout));
-    let described = admin.describe_configs(&[ResourceSpecifier::Topic(topic)], &options).await;
-    let Ok(Some(Ok(resource))) = described.map(|mut results| results.pop()) else {
-        tracing::warn!(topic, "its configuration cannot be read (ACL DESCRIBE_CONFIGS); it is taken to be right");
-        return Ok(());
-    };
-    let value = |name: &str| resource.get(name).and_then(|entry| entry.value.clone()).unwrap_or_default();
-    let retention: i64 = value("retention.ms").parse().unwrap_or(-1);
+fn verify_retention(config: &Config, delivered: &ConfigResource) -> Result<(), KafkaProblem> {
+    let topic = &config.topics.delivered;
+    let retention: i64 = value_of(delivered, "retention.ms").parse().unwrap_or(-1);
     let needed = i64::try_from(config.topics.delivered_retention.as_millis()).unwrap_or(i64::MAX);
-    if value("cleanup.policy").contains("delete") && retention >= 0 && retention < needed {
+    if value_of(delivered, "cleanup.policy").contains("delete") && retention >= 0 && retention < needed {
         let problem = format!(
             "its retention.ms = {retention} is shorter than dedup.retention ({needed} ms): a restart would forget \
              contact-days too soon. Run: kafka-configs.sh --alter --entity-type topics --entity-name {topic} \
              --add-config retention.ms={needed}"
         );
-        return Err(KafkaProblem::Topic { topic: topic.into(), problem });
+        return Err(KafkaProblem::Topic { topic: topic.clone(), problem });
     }
     Ok(())
 }
