@@ -69,6 +69,7 @@ impl Service {
                 tracing::info!(topic = report.topic, partitions = report.partitions, "topic {what}");
             }
             config.topics.batch_bytes = verified.batch_bytes.unwrap_or(config.topics.batch_bytes);
+            tracing::debug!(bytes = config.topics.batch_bytes, "no batch of several records is larger");
         }
         let config = Arc::new(config);
         let (stopper, stop) = stopper();

@@ -141,19 +141,18 @@ fn a_header_whose_name_is_no_text_stops_nothing() {
     assert_eq!(world.accepted().len(), 1);
 }
 
+/// An identify call of about that size; random, so that compression does not make it small.
+fn padded(email: &str, size: usize) -> String {
+    let noise: String = (0..size).map(|_| fastrand::alphanumeric()).collect();
+    format!(r#"{{"type":"identify","timestamp":"2026-11-20T08:00:00Z","traits":{{"email":"{email}"}},"x":"{noise}"}}"#)
+}
+
 #[test]
 fn an_event_larger_than_the_queue_takes_is_a_dead_letter_too_large() {
     let world = World::new();
     // An operator's queue, smaller than what the producer would send; and a dead-letter topic that takes little more.
     world.create_topic(&world.topic("queue"), 1, &[("max.message.bytes", "100000")]);
     world.create_topic(&world.topic("dead-letter"), 1, &[("max.message.bytes", "300000")]);
-    let padded = |email: &str, size: usize| {
-        // Random, so that compression does not make it small.
-        let noise: String = (0..size).map(|_| fastrand::alphanumeric()).collect();
-        format!(
-            r#"{{"type":"identify","timestamp":"2026-11-20T08:00:00Z","traits":{{"email":"{email}"}},"x":"{noise}"}}"#
-        )
-    };
     let (fits_dead_letter, fits_nowhere) = (padded("large@example.com", 200_000), padded("huge@example.com", 900_000));
     world.event(0, &fits_dead_letter);
     world.event(0, &fits_nowhere);
@@ -170,4 +169,20 @@ fn an_event_larger_than_the_queue_takes_is_a_dead_letter_too_large() {
     assert_eq!(letters[1].header("nat.value.truncated"), Some(fits_nowhere.len().to_string()));
     assert!(fits_nowhere.as_bytes().starts_with(letters[1].value.as_deref().expect("a beginning")));
     assert_eq!(letters[1].header("__connect.errors.offset").as_deref(), Some("1"));
+}
+
+#[test]
+fn small_records_whose_batch_is_too_large_are_no_dead_letters() {
+    let world = World::new();
+    world.create_topic(&world.topic("queue"), 1, &[("max.message.bytes", "20000")]);
+    (0..100).for_each(|number| world.event(0, &padded(&format!("p{number}@example.com"), 1000)));
+    world.flush();
+    // As if the topic had taken more when the program started.
+    let mut instance = world.start(&["topics.partitions=1", "kafka.properties.batch.size=500000"]);
+    assert!(!instance.wait().success(), "it cannot write them, and must not drop them");
+    let log = instance.log();
+    assert!(log.contains("takes smaller batches (max.message.bytes) than at the start"), "{log}");
+    world.run_until_caught_up(&["topics.partitions=1"]);
+    assert_eq!(world.accepted_days().len(), 100);
+    assert!(world.dead_letters().is_empty());
 }
