@@ -20,13 +20,15 @@ mod tenure;
 mod writes;
 
 use std::collections::{BTreeSet, HashMap};
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
+use tokio::time::Sleep;
 
-use crate::config::Config;
+use crate::config::{Config, Limits};
 use crate::dedup::Contact;
 use crate::kafka::{Ack, KafkaProblem};
 use crate::metrics::{Metrics, Outcome};
@@ -156,6 +158,10 @@ struct Deliver {
     revoking: Option<(Vec<i32>, Instant)>,
     /// What was settled since the feed was last told.
     settled: (usize, usize),
+    /// Records that came from it.
+    taken: u64,
+    /// How many could be sent when it was last told.
+    told_ready: usize,
     /// Partitions that cannot be read on; see `FromFeed::Stopped`.
     stopped: BTreeSet<i32>,
     assigned: bool,
@@ -200,6 +206,8 @@ impl Deliver {
             last_remembered: Instant::now(),
             revoking: None,
             settled: (0, 0),
+            taken: 0,
+            told_ready: 0,
             stopped: BTreeSet::new(),
             assigned: false,
             stopping: false,
@@ -222,8 +230,10 @@ impl Deliver {
     ) -> Result<(), KafkaProblem> {
         let mut deadline = None;
         let mut next_tick = Instant::now() + TICK;
+        let mut alarm = pin!(tokio::time::sleep_until(next_tick.into()));
         loop {
-            let woken = self.next(channels, stop, next_tick).await;
+            self.set_alarm(alarm.as_mut(), next_tick);
+            let woken = self.next(channels, stop, alarm.as_mut()).await;
             // The process may have stood still in there.
             self.look_at_lease(Instant::now());
             match woken {
@@ -232,8 +242,9 @@ impl Deliver {
                     self.stopping = true;
                 }
                 Woken::Answered(answered) if !self.leased => self.late = Some(answered),
-                woken => self.handle(woken, channels)?,
+                woken => self.handle(woken)?,
             }
+            self.take_rest(channels)?;
             let now = Instant::now();
             self.look_at_lease(now);
             if let Some(answered) = self.late.take_if(|_| self.leased) {
@@ -243,10 +254,12 @@ impl Deliver {
             self.schedule.wake(now);
             self.dispatch(now);
             self.hand_back(now);
-            self.tell_settled();
             if now >= next_tick {
                 next_tick = now + TICK;
                 self.tick(status);
+                self.tell_progress();
+            } else if self.much_is_settled() {
+                self.tell_progress();
             }
             if self.stopping && (self.is_quiet() || deadline.is_none_or(|deadline| now >= deadline)) {
                 self.store_frontiers();
@@ -257,7 +270,7 @@ impl Deliver {
 
     /// What is under way comes before what is new: an arm can only starve those below it. Without a lease only the consumer
     /// is listened to: what it says of the partitions comes before anything is done for them.
-    async fn next(&self, channels: &mut Channels, stop: &mut Stop, next_tick: Instant) -> Woken {
+    async fn next(&self, channels: &mut Channels, stop: &mut Stop, alarm: Pin<&mut Sleep>) -> Woken {
         tokio::select! {
             biased;
             told = stop.told(), if !self.stopping => Woken::Stop(told),
@@ -265,31 +278,36 @@ impl Deliver {
             Some(ack) = channels.acks.recv() => Woken::Ack(ack),
             Some(restored) = channels.restored.recv() => Woken::Restored(restored),
             news = channels.feed.recv() => Woken::Feed(news),
-            () = tokio::time::sleep_until(self.next_wake(next_tick).into()) => Woken::Time,
+            () = alarm => Woken::Time,
         }
     }
 
-    /// Takes in what woke it, and what else has come of that kind.
-    fn handle(&mut self, woken: Woken, channels: &mut Channels) -> Result<(), KafkaProblem> {
+    /// One alarm for all turns: setting it costs more than a turn, so it may go off earlier than it need, never later.
+    fn set_alarm(&self, alarm: Pin<&mut Sleep>, next_tick: Instant) {
+        let wake = self.next_wake(next_tick).into();
+        if alarm.is_elapsed() || wake < alarm.deadline() {
+            alarm.reset(wake);
+        }
+    }
+
+    fn handle(&mut self, woken: Woken) -> Result<(), KafkaProblem> {
         match woken {
-            Woken::Answered(answered) => {
-                self.on_answer(answered)?;
-                while let Ok(answered) = channels.answers.try_recv() {
-                    self.on_answer(answered)?;
-                }
-            }
-            Woken::Ack(ack) => {
-                self.on_ack(ack)?;
-                while let Ok(ack) = channels.acks.try_recv() {
-                    self.on_ack(ack)?;
-                }
-            }
-            Woken::Restored(restored) => self.on_restored(restored)?,
-            Woken::Feed(Some(news)) => self.on_feed(news)?,
-            Woken::Feed(None) => {
-                return Err(KafkaProblem::Stopped("the queue's consumer has ended by itself".into()));
-            }
-            Woken::Stop(_) | Woken::Time => {}
+            Woken::Answered(answered) => self.on_answer(answered),
+            Woken::Ack(ack) => self.on_ack(ack),
+            Woken::Restored(restored) => self.on_restored(restored),
+            Woken::Feed(Some(news)) => self.on_feed(news),
+            Woken::Feed(None) => Err(KafkaProblem::Stopped("the queue's consumer has ended by itself".into())),
+            Woken::Stop(_) | Woken::Time => Ok(()),
+        }
+    }
+
+    /// What else has come by now: one turn for all of it.
+    fn take_rest(&mut self, channels: &mut Channels) -> Result<(), KafkaProblem> {
+        while self.leased && let Ok(answered) = channels.answers.try_recv() {
+            self.on_answer(answered)?;
+        }
+        while let Ok(ack) = channels.acks.try_recv() {
+            self.on_ack(ack)?;
         }
         Ok(())
     }
@@ -438,11 +456,20 @@ impl Deliver {
         }
     }
 
-    fn tell_settled(&mut self) {
+    /// Whether the consumer could read on now and does not know it. Each message wakes its thread, so not at each event.
+    fn much_is_settled(&self) -> bool {
+        let (events, bytes) = self.settled;
+        let Limits { max_pending_events, max_pending_bytes } = self.config.deliver;
+        let enough = feed::enough_ready(self.config.concurrency);
+        let runs_out = self.told_ready > enough / 2 && self.schedule.ready() <= enough / 2;
+        runs_out || events * 4 >= enough.min(max_pending_events) || bytes * 16 >= max_pending_bytes
+    }
+
+    fn tell_progress(&mut self) {
         let (events, bytes) = std::mem::take(&mut self.settled);
-        if events > 0 {
-            self.tell_feed(ToFeed::Settled { events, bytes });
-        }
+        let (taken, ready) = (self.taken, self.schedule.ready());
+        self.told_ready = ready;
+        self.tell_feed(ToFeed::Progress { events, bytes, taken, ready });
     }
 
     /// Without a feed the loop finds out by its channel's end.

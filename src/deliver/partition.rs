@@ -15,7 +15,7 @@ pub struct Partition {
     /// What began under an earlier generation touches nothing of this one.
     pub generation: u64,
     pub ledger: Ledger,
-    pub lanes: Lanes<Contact, Event>,
+    pub lanes: Lanes<Contact, Box<Event>>,
     /// `None` until restored; nothing is read before.
     pub delivered: Option<DeliveredSet>,
     /// What an earlier owner had tried in vain, by offset; each is taken out as its event comes.

@@ -17,12 +17,12 @@ impl<L: Copy + Ord> Schedule<L> {
     }
 
     /// Its head may be sent, after those of the lanes that came before.
-    pub fn ready(&mut self, lane: L) {
+    pub fn make_ready(&mut self, lane: L) {
         self.ready.push_back(lane);
     }
 
     /// Its head may be sent, before those of all others.
-    pub fn ready_first(&mut self, lane: L) {
+    pub fn make_ready_first(&mut self, lane: L) {
         self.ready.push_front(lane);
     }
 
@@ -57,6 +57,10 @@ impl<L: Copy + Ord> Schedule<L> {
 
     pub fn has_ready(&self) -> bool {
         !self.ready.is_empty()
+    }
+
+    pub fn ready(&self) -> usize {
+        self.ready.len()
     }
 
     pub fn waiting(&self) -> usize {
@@ -112,7 +116,7 @@ mod tests {
             let mut passed_over: HashMap<u8, usize> = HashMap::new();
             for (number, contact) in contacts.iter().enumerate() {
                 if lanes.push(*contact, number) {
-                    schedule.ready(*contact);
+                    schedule.make_ready(*contact);
                     passed_over.insert(*contact, 0);
                 }
             }
@@ -138,13 +142,13 @@ mod tests {
                             done.entry(contact).or_default().push(lanes.pop(&contact).expect("a head"));
                             left -= 1;
                             if lanes.head(&contact).is_some() {
-                                schedule.ready(contact);
+                                schedule.make_ready(contact);
                                 passed_over.insert(contact, 0);
                             }
                         }
                         Fate::Again(millis) => schedule.wait(contact, now + Duration::from_millis(millis)),
                         Fate::Back => {
-                            schedule.ready(contact);
+                            schedule.make_ready(contact);
                             passed_over.insert(contact, 0);
                         }
                     }
@@ -168,7 +172,7 @@ mod tests {
         let mut schedule = Schedule::new();
         schedule.wait(1, now + Duration::from_secs(3600));
         schedule.wait(2, now + Duration::from_secs(60));
-        schedule.ready(3);
+        schedule.make_ready(3);
         assert_eq!(
             [schedule.next_of_all(), schedule.next_of_all(), schedule.next_of_all()],
             [Some(3), Some(2), Some(1)]
@@ -179,8 +183,8 @@ mod tests {
     #[test]
     fn one_that_is_ready_first_is_the_next_one() {
         let mut schedule = Schedule::new();
-        schedule.ready(1);
-        schedule.ready_first(2);
+        schedule.make_ready(1);
+        schedule.make_ready_first(2);
         assert_eq!([schedule.next_of_all(), schedule.next_ready()], [Some(2), Some(1)]);
     }
 }

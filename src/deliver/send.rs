@@ -29,8 +29,8 @@ impl Deliver {
             if !partition.delivered.as_ref().is_some_and(contains) || mutant::is(Mutant::MarkOnReceipt) {
                 // The best probe is an event that has never failed: those that have may be why the circuit is open.
                 match self.breaker.is_open().is_some() && !head.has_failed() {
-                    true => self.schedule.ready_first(lane),
-                    false => self.schedule.ready(lane),
+                    true => self.schedule.make_ready_first(lane),
+                    false => self.schedule.make_ready(lane),
                 }
                 return;
             }
@@ -114,7 +114,7 @@ impl Deliver {
         };
         partition.requests_in_flight -= 1;
         let Some(answer) = answer else {
-            self.schedule.ready(lane);
+            self.schedule.make_ready(lane);
             return Ok(());
         };
         match answer.verdict() {
@@ -126,7 +126,7 @@ impl Deliver {
                 if let Some(event) = partition.lanes.head(&lane.contact) {
                     event.held = true;
                 }
-                self.schedule.ready(lane);
+                self.schedule.make_ready(lane);
                 Ok(())
             }
             Verdict::Rejected => {
@@ -137,7 +137,7 @@ impl Deliver {
             }
             Verdict::Retry(retry_after) => self.retry(lane, answer, retry_after, sent, now),
             Verdict::Unauthorized | Verdict::EndpointNotFound => {
-                self.schedule.ready(lane);
+                self.schedule.make_ready(lane);
                 Ok(())
             }
         }

@@ -22,6 +22,7 @@ impl Deliver {
         match news {
             FromFeed::Records(records) => {
                 let now = Timestamp::now();
+                self.taken += records.len() as u64;
                 records.into_iter().try_for_each(|record| self.take_record(record, now))
             }
             FromFeed::Assigned(begins) => self.on_assigned(begins),
@@ -145,7 +146,7 @@ impl Deliver {
                     event.contact = Contact(u128::from(offset.unsigned_abs()).to_be_bytes());
                 }
                 let lane = LaneId { partition: number, generation: partition.generation, contact: event.contact };
-                if partition.lanes.push(lane.contact, *event) {
+                if partition.lanes.push(lane.contact, event) {
                     self.advance(lane);
                 }
             }

@@ -120,8 +120,8 @@ pub fn reader_config(config: &Config) -> ClientConfig {
 }
 
 fn fetch_defaults(client: &mut ClientConfig, config: &Config) {
-    // librdkafka would read ahead up to 64 MiB and 100,000 records for each partition.
-    set_default(client, config, "queued.max.messages.kbytes", "16384");
+    // librdkafka would read ahead up to 64 MiB: so much that none of it is in the processor's caches when its turn comes.
+    set_default(client, config, "queued.max.messages.kbytes", "4096");
     set_default(client, config, "queued.min.messages", "20000");
     set_default(client, config, "fetch.wait.max.ms", "100");
     // Where that much has been read ahead librdkafka looks again a second later, long after it has been taken.

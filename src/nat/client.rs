@@ -11,6 +11,7 @@ use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, Header
 use super::verdict::{self, Answer, Failure};
 use crate::config::{Auth, KeySource, Nat};
 
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 /// Of an answer's body no more than this is read.
 const LONGEST_ANSWER: usize = 64 * 1024;
 
@@ -29,6 +30,7 @@ pub enum ClientError {
 pub struct NatClient {
     settings: Nat,
     http: reqwest::Client,
+    url: reqwest::Url,
     headers: HeaderMap,
 }
 
@@ -43,8 +45,9 @@ impl NatClient {
             .tcp_nodelay(true)
             .user_agent(concat!("nat-destination/", env!("CARGO_PKG_VERSION")))
             .build()?;
+        let url = http.post(&settings.url).build()?.url().clone();
         let headers = headers(&settings)?;
-        Ok(NatClient { settings, http, headers })
+        Ok(NatClient { settings, http, url, headers })
     }
 
     /// Reads the key again: a new one is picked up without a restart.
@@ -62,13 +65,8 @@ impl NatClient {
         body: Bytes,
         idempotency_key: &str,
     ) -> impl Future<Output = (Answer, Duration)> + Send + 'static {
-        let request = self
-            .http
-            .post(&self.settings.url)
-            .headers(self.headers.clone())
-            .header("idempotency-key", idempotency_key)
-            .body(body)
-            .send();
+        let request = self.http.post(self.url.clone()).headers(self.headers.clone());
+        let request = request.header(IDEMPOTENCY_KEY, idempotency_key).body(body).send();
         async move {
             let began = std::time::Instant::now();
             let answer = match request.await {
