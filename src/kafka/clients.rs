@@ -124,8 +124,9 @@ fn fetch_defaults(client: &mut ClientConfig, config: &Config) {
     set_default(client, config, "queued.max.messages.kbytes", "4096");
     set_default(client, config, "queued.min.messages", "20000");
     set_default(client, config, "fetch.wait.max.ms", "100");
-    // Where that much has been read ahead librdkafka looks again a second later, long after it has been taken.
-    set_default(client, config, "fetch.queue.backoff.ms", "10");
+    // Where that much has been read ahead librdkafka looks again a second later, long after it has been taken: at full speed
+    // that takes five milliseconds.
+    set_default(client, config, "fetch.queue.backoff.ms", "2");
 }
 
 /// An idempotent producer that never gives up: what cannot be written now is written later, or the stage stops.
