@@ -346,8 +346,13 @@ impl GroupConsumer {
         log_failure("pausing", self.consumer.pause(&list_of(partitions)));
     }
 
+    /// librdkafka does not wake the threads that fetch: they find out up to a second later. A question to a partition's
+    /// leader wakes its thread; the answer is not waited for.
     pub fn resume(&self, partitions: &[TopicPartition]) {
         log_failure("resuming", self.consumer.resume(&list_of(partitions)));
+        for (topic, partition) in partitions {
+            let _not_waited_for = self.consumer.fetch_watermarks(topic, *partition, Duration::ZERO);
+        }
     }
 }
 
