@@ -75,8 +75,8 @@ fn read(
     let mut client = ClientConfig::new();
     client.set("bootstrap.servers", brokers).set("group.id", "bare").set("enable.auto.commit", "false");
     // As the program's own consumer: what it reads ahead, and how long a broker may wait for more.
-    client.set("queued.max.messages.kbytes", "4096").set("queued.min.messages", "20000");
-    client.set("fetch.wait.max.ms", "100").set("fetch.queue.backoff.ms", "2");
+    client.set("queued.max.messages.kbytes", "2048").set("queued.min.messages", "20000");
+    client.set("fetch.wait.max.ms", "100").set("fetch.queue.backoff.ms", "1");
     let consumer: BaseConsumer = client.create().map_err(|error| error.to_string())?;
     let mut partitions = TopicPartitionList::new();
     for partition in 0..PARTITIONS {

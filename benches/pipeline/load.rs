@@ -61,6 +61,16 @@ pub fn fill(
     record: impl Fn(u64) -> (Option<Vec<u8>>, Vec<u8>),
 ) -> Result<(), String> {
     create_topic(brokers, topic, settings)?;
+    produce(brokers, topic, records, record)
+}
+
+/// The same, into a topic that is there.
+pub fn produce(
+    brokers: &str,
+    topic: &str,
+    records: u64,
+    record: impl Fn(u64) -> (Option<Vec<u8>>, Vec<u8>),
+) -> Result<(), String> {
     let producer = producer(brokers, "20")?;
     for number in 0..records {
         let (key, value) = record(number);

@@ -2,11 +2,13 @@
 //! latency, says 200. The events' message ids tell when they were produced, so that it can tell how long they took.
 
 use std::io::BufRead;
+use std::sync::mpsc;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::oneshot;
 
 use crate::child::say;
 
@@ -29,6 +31,7 @@ pub fn run(latency: Duration) -> Result<(), String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| error.to_string())?;
     let seen = Arc::new(Mutex::new(Seen::default()));
+    let clock = (!latency.is_zero()).then(|| Clock::start(latency));
     let of_parent = Arc::clone(&seen);
     // Ends with the parent's end of the pipe.
     std::thread::spawn(move || {
@@ -46,12 +49,36 @@ pub fn run(latency: Duration) -> Result<(), String> {
         loop {
             let (connection, _) = listener.accept().await.map_err(|error| error.to_string())?;
             let _ = connection.set_nodelay(true);
-            tokio::spawn(serve(connection, latency, Arc::clone(&seen)));
+            tokio::spawn(serve(connection, clock.clone(), Arc::clone(&seen)));
         }
     })
 }
 
-async fn serve(mut connection: TcpStream, latency: Duration, seen: Arc<Mutex<Seen>>) {
+/// Tells when the latency is over: tokio's own timers know milliseconds only, and a twentieth of it would be theirs.
+#[derive(Clone)]
+struct Clock(mpsc::Sender<(Instant, oneshot::Sender<()>)>);
+
+impl Clock {
+    fn start(latency: Duration) -> Clock {
+        let (sender, waiting) = mpsc::channel::<(Instant, oneshot::Sender<()>)>();
+        // All wait equally long: who came first is first.
+        std::thread::spawn(move || {
+            for (came, over) in waiting {
+                std::thread::sleep((came + latency).saturating_duration_since(Instant::now()));
+                let _ = over.send(());
+            }
+        });
+        Clock(sender)
+    }
+
+    async fn wait(&self) {
+        let (over, is_over) = oneshot::channel();
+        let _ = self.0.send((Instant::now(), over));
+        let _ = is_over.await;
+    }
+}
+
+async fn serve(mut connection: TcpStream, clock: Option<Clock>, seen: Arc<Mutex<Seen>>) {
     let mut bytes: Vec<u8> = Vec::with_capacity(16 * 1024);
     loop {
         let length = loop {
@@ -65,8 +92,8 @@ async fn serve(mut connection: TcpStream, latency: Duration, seen: Arc<Mutex<See
         };
         note(&bytes[..length], &seen);
         bytes.drain(..length);
-        if !latency.is_zero() {
-            tokio::time::sleep(latency).await;
+        if let Some(clock) = &clock {
+            clock.wait().await;
         }
         if connection.write_all(ANSWER).await.is_err() {
             return;

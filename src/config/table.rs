@@ -310,7 +310,7 @@ pub const SETTINGS: &[Setting] = &[
     setting(
         "ingest.max_pending_events",
         count(1, 10_000_000),
-        "10000",
+        "4000",
         "Events handed to the queue topic and not acknowledged; beyond, reading pauses until half of them are.",
     ),
     setting("ingest.max_pending_bytes", bytes(64 * KIB, 64 * GIB), r#""64 MiB""#, "The same in bytes of events."),

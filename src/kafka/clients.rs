@@ -121,12 +121,12 @@ pub fn reader_config(config: &Config) -> ClientConfig {
 
 fn fetch_defaults(client: &mut ClientConfig, config: &Config) {
     // librdkafka would read ahead up to 64 MiB: so much that none of it is in the processor's caches when its turn comes.
-    set_default(client, config, "queued.max.messages.kbytes", "4096");
+    set_default(client, config, "queued.max.messages.kbytes", "2048");
     set_default(client, config, "queued.min.messages", "20000");
     set_default(client, config, "fetch.wait.max.ms", "100");
     // Where that much has been read ahead librdkafka looks again a second later, long after it has been taken: at full speed
-    // that takes five milliseconds.
-    set_default(client, config, "fetch.queue.backoff.ms", "2");
+    // that takes three milliseconds.
+    set_default(client, config, "fetch.queue.backoff.ms", "1");
 }
 
 /// An idempotent producer that never gives up: what cannot be written now is written later, or the stage stops.
