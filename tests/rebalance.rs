@@ -1,7 +1,7 @@
 //! Partitions that move: rolling restarts, and an instance that was stopped for so long that its partitions have gone.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nat_destination::sandbox::stand_in::Behaviour;
 
@@ -48,6 +48,53 @@ fn a_rolling_restart_of_three_instances_sends_nothing_twice() {
 #[test]
 fn a_rolling_restart_by_the_new_protocol_sends_nothing_twice() {
     rolling_restart(CONSUMER);
+}
+
+/// Figures for deploy/large.md: run it in release, with --nocapture.
+#[test]
+fn two_hundred_partitions_are_work_for_one_instance_and_divide_between_two() {
+    const PARTITIONS: i32 = 200;
+    let world = World::with(PARTITIONS, Behaviour::default());
+    let settings = ["topics.partitions=200"];
+    let all_are_there = |instances: &[&Instance]| {
+        let shares = instances.iter().map(|i| i.metric("nat_destination_assigned_partitions", &["deliver"]));
+        shares.clone().sum::<f64>() == f64::from(PARTITIONS) && shares.into_iter().all(|share| share >= 1.0)
+    };
+    let told = |what: &str, began: Instant, instance: &Instance| {
+        let resident = instance.metric("process_resident_memory_bytes", &[]) / 1e6;
+        eprintln!("200 partitions: {what} after {:.1} s, {resident:.0} MB resident", began.elapsed().as_secs_f64());
+    };
+    let began = Instant::now();
+    let first = world.start(&settings);
+    world.wait("it has all of them", || all_are_there(&[&first]));
+    told("all assigned, topics made", began, &first);
+    world.visits(0..2000);
+    world.wait("all are delivered", || world.accepted().len() == 2000);
+    let (status, log) = first.stop();
+    assert!(status.success(), "{log}");
+
+    let began = Instant::now();
+    let first = world.start(&settings);
+    first.wait_until_ready();
+    told("started again, the changelog read", began, &first);
+    assert!(first.metric("nat_destination_dedup_entries", &["visit"]) >= 2000.0);
+    let resident = first.metric("process_resident_memory_bytes", &[]);
+    assert!(resident < 300e6, "partitions that hold little cost little: {resident}");
+
+    let began = Instant::now();
+    let second = world.start(&settings);
+    world.wait("each has its share", || all_are_there(&[&first, &second]));
+    told("divided between two", began, &second);
+    // What was before comes again, for whoever has the partition by now.
+    world.visits(0..4000);
+    world.wait("all are delivered", || world.accepted().len() >= 4000);
+    for instance in [first, second] {
+        let (status, log) = instance.stop();
+        assert!(status.success(), "{log}");
+    }
+    world.run_until_caught_up(&settings);
+    assert_eq!(world.accepted_days().len(), 4000);
+    assert_eq!(world.stand_in.requests(), 4000, "each was sent once");
 }
 
 /// How many records of the changelog each queue record has.

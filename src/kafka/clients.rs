@@ -99,6 +99,11 @@ pub fn consumer_config(config: &Config, group: &str) -> ClientConfig {
     client.set("enable.auto.commit", "true");
     client.set("enable.auto.offset.store", "false");
     set_default(&mut client, config, "auto.commit.interval.ms", "1000");
+    // By the new protocol this is also how long the group waits for a member to hand a partition back. librdkafka forgets to
+    // ask again what it is to hand back when the answer that said so is lost with its broker: that partition stands still
+    // meanwhile. Longer than the longest revoke.
+    let longest = config.kafka.session_timeout().as_millis().max(120_000);
+    set_default(&mut client, config, "max.poll.interval.ms", &longest.to_string());
     // We say where a partition without a committed offset begins. An offset that is gone is an error, never a skip.
     client.set("auto.offset.reset", "error");
     client.set("enable.partition.eof", "false");
