@@ -557,7 +557,9 @@ fn set_growth(bench: &Bench) -> Result<Row, String> {
     })?;
     let largest = bench.events(100_000_000);
     let [small, large, largest] = [sizes[0], sizes[1], largest].map(cost_of_set);
-    row.note = format!("a look-up and an insert in the set alone: {small:.0} ns, {large:.0} ns, of 100 M entries {largest:.0} ns");
+    row.note = format!(
+        "a look-up and an insert in the set alone: {small:.0} ns, {large:.0} ns, of 100 M entries {largest:.0} ns"
+    );
     Ok(row)
 }
 

@@ -99,7 +99,9 @@ mod tests {
 
     #[test]
     fn what_is_put_behind_the_original_headers_is_taken_off_whole() {
-        for (key, item) in [(None, None), (Some(Cow::Owned(vec![0, 255])), Some(3)), (Some(Cow::Owned(Vec::new())), None)] {
+        for (key, item) in
+            [(None, None), (Some(Cow::Owned(vec![0, 255])), Some(3)), (Some(Cow::Owned(Vec::new())), None)]
+        {
             let origin = Origin { topic: "a.b-c_d".into(), partition: 3, offset: 77, timestamp: -1, key, item };
             // Even an original header of our own name stays what it was.
             let original = OwnedHeaders::new()

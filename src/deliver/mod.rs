@@ -303,7 +303,9 @@ impl Deliver {
 
     /// What else has come by now: one turn for all of it.
     fn take_rest(&mut self, channels: &mut Channels) -> Result<(), KafkaProblem> {
-        while self.leased && let Ok(answered) = channels.answers.try_recv() {
+        while self.leased
+            && let Ok(answered) = channels.answers.try_recv()
+        {
             self.on_answer(answered)?;
         }
         while let Ok(ack) = channels.acks.try_recv() {

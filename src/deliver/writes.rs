@@ -135,7 +135,9 @@ impl Writes {
         token.write = Write::DeadLetter { reason, holds, shortened: true };
         let (value, headers) = shortened(value.unwrap_or_default(), headers);
         let outgoing = OutgoingRecord { topic: &self.dead_letter, partition: None, key, value: Some(value), headers };
-        self.producer.send(outgoing, token).map_err(|refused| KafkaProblem::unwritten(&self.dead_letter, &refused.error))
+        self.producer
+            .send(outgoing, token)
+            .map_err(|refused| KafkaProblem::unwritten(&self.dead_letter, &refused.error))
     }
 
     /// The token of a write that is done; `None` if it had to be written again, or was dropped.

@@ -10,7 +10,8 @@ pub use clients::{Context, admin_config, consumer_config, producer_config, reade
 pub use group::{GroupConsumer, Lacking, Notice, PollError, TopicPartition};
 pub use producer::{Ack, AckingProducer, OutgoingRecord, Refused, WriteFailure};
 pub use topics::{
-    TopicReport, Verified, committed, ends, partitions, source_partitions, verify_or_create, verify_source, with_records_after,
+    TopicReport, Verified, committed, ends, partitions, source_partitions, verify_or_create, verify_source,
+    with_records_after,
 };
 
 use std::time::Duration;
@@ -54,7 +55,8 @@ pub enum KafkaProblem {
 impl KafkaProblem {
     /// A write that failed. Nothing is committed of it; the stage has to end, and reads it again when it is started.
     pub fn unwritten(topic: &str, error: &dyn std::fmt::Display) -> KafkaProblem {
-        let problem = format!("it cannot be written: {error}. Nothing is lost: what was not written will be read again");
+        let problem =
+            format!("it cannot be written: {error}. Nothing is lost: what was not written will be read again");
         KafkaProblem::Topic { topic: topic.into(), problem }
     }
 }

@@ -12,8 +12,8 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, DeliveryResult, Message, OwnedHeaders, OwnedMessage};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext, PurgeConfig};
 
-use super::{KafkaProblem, headers_of};
 use super::clients::log_line;
+use super::{KafkaProblem, headers_of};
 
 /// One record to write.
 pub struct OutgoingRecord<'a> {
