@@ -171,6 +171,9 @@ impl Restore {
                 tracing::info!(records, total, partitions = readings.len(), "restoring the delivered set");
             }
         }
+        if self.sender.is_closed() {
+            return Ok(()); // Cut short: the stage has ended.
+        }
         if unreadable > 0 {
             tracing::warn!(unreadable, "records of the delivered topic are not this version's and were passed over");
         }
