@@ -48,6 +48,7 @@ fn a_start_without_trouble_warns_of_nothing() {
     let instance = world.start(&[]);
     world.visits(0..10);
     instance.wait_until_settled(10);
+    instance.wait_until_ready();
     assert!(instance.get("/readyz").1.starts_with("ready"), "{}", instance.get("/readyz").1);
     let (status, log) = instance.stop();
     assert!(status.success());

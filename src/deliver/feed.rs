@@ -90,7 +90,7 @@ pub fn enough_ready(concurrency: usize) -> usize {
     (4 * concurrency).max(512)
 }
 /// While there is enough, the group is listened to so often; a record that comes with it is taken.
-const LISTEN_EVERY: Duration = Duration::from_millis(500);
+const LISTEN_EVERY: Duration = Duration::from_millis(100);
 /// Between two attempts to prove membership.
 const PROVE_EVERY: Duration = Duration::from_millis(200);
 const STAGE: &str = "deliver";
