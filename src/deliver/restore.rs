@@ -171,8 +171,8 @@ impl Restore {
                 tracing::info!(records, total, partitions = readings.len(), "restoring the delivered set");
             }
         }
-        if self.sender.is_closed() {
-            return Ok(()); // Cut short: the stage has ended.
+        if self.sender.is_closed() || self.partitions.iter().all(|partition| partition.gone.load(Ordering::Acquire)) {
+            return Ok(()); // Cut short: nobody waits for it any more.
         }
         if unreadable > 0 {
             tracing::warn!(unreadable, "records of the delivered topic are not this version's and were passed over");
