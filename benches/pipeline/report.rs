@@ -12,7 +12,9 @@ const END: &str = "<!-- /figures -->";
 fn spread(values: &[f64]) -> Option<[f64; 3]> {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
-    Some([*sorted.first()?, *sorted.get(sorted.len() / 2)?, *sorted.last()?])
+    // Of an even number, what lies between the two in the middle.
+    let median = (sorted.get(sorted.len().checked_sub(1)? / 2)? + sorted.get(sorted.len() / 2)?) / 2.0;
+    Some([*sorted.first()?, median, *sorted.last()?])
 }
 
 fn number(value: f64) -> String {
