@@ -137,9 +137,8 @@ const LONGEST_POLL: Duration = Duration::from_secs(5);
 
 /// Ends its client when dropped, and writes nothing more.
 pub struct AckingProducer<T: Send + Sync + 'static> {
+    /// Shared with the thread that polls, which ends when it is the last to hold it.
     producer: Arc<BaseProducer<AckContext<T>>>,
-    /// Held by nobody else: its end is that of the thread that polls.
-    _alive: Arc<()>,
 }
 
 impl<T: Send + Sync + 'static> Drop for AckingProducer<T> {
@@ -157,17 +156,17 @@ impl<T: Send + Sync + 'static> AckingProducer<T> {
         let batch = client.get("batch.size").and_then(|bytes| bytes.parse().ok()).unwrap_or(0);
         let producer = BaseProducer::from_config_and_context(client, AckContext { on_ack, batch })
             .map_err(|error| KafkaProblem::Properties(error.to_string()))?;
-        let (producer, alive) = (Arc::new(producer), Arc::new(()));
-        let (polled, is_alive) = (Arc::clone(&producer), Arc::downgrade(&alive));
+        let producer = Arc::new(producer);
+        let polled = Arc::clone(&producer);
         std::thread::Builder::new()
             .name("acknowledgements".into())
             .spawn(move || {
-                while is_alive.strong_count() > 0 {
+                while Arc::strong_count(&polled) > 1 {
                     polled.poll(LONGEST_POLL);
                 }
             })
             .map_err(|error| KafkaProblem::Stopped(format!("a thread cannot be started: {error}")))?;
-        Ok(AckingProducer { producer, _alive: alive })
+        Ok(AckingProducer { producer })
     }
 
     /// Hands the record to the client; its acknowledgement comes later with the token.

@@ -92,9 +92,10 @@ pub async fn verify_or_create(config: &Config, create: bool) -> Result<Verified,
     let delivered = settings.iter().find(|resource| is_topic(resource, &config.topics.delivered));
     delivered.map_or(Ok(()), |delivered| verify_retention(config, delivered))?;
     // Half, so that nothing that a batch has around its records makes it too large.
-    let largest = |resource| value_of(resource, "max.message.bytes").parse::<usize>().ok().map(|largest| largest / 2);
-    let batch_bytes = settings.iter().filter_map(largest).min().filter(|_| settings.len() == reports.len());
-    Ok(Verified { topics: reports, batch_bytes: batch_bytes.map(|bytes| bytes.clamp(1, LARGEST_BATCH)) })
+    let half = |resource| value_of(resource, "max.message.bytes").parse::<usize>().ok().map(|bytes| bytes / 2);
+    let told: Vec<usize> = settings.iter().filter_map(half).collect();
+    let smallest = told.iter().min().filter(|_| told.len() == reports.len());
+    Ok(Verified { topics: reports, batch_bytes: smallest.map(|bytes| (*bytes).clamp(1, LARGEST_BATCH)) })
 }
 
 async fn create_topic(

@@ -1,7 +1,7 @@
 //! The budget: how much may be pending before reading pauses. It ends at the limit and goes on at half of it.
 //!
-//! A pause of the Kafka client throws away what it has fetched ahead, and it fetches again up to a second after the end of the
-//! pause. So nothing more is taken for a moment first: as a rule that is enough.
+//! A pause of the Kafka client throws away what it has fetched ahead, to fetch it again. So nothing more is taken for a moment
+//! first: as a rule that is enough.
 
 use std::time::{Duration, Instant};
 
