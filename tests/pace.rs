@@ -85,3 +85,36 @@ fn after_an_outage_nat_app_is_not_stampeded() {
     world.behave(Behaviour::default());
     instance.wait_until_settled(2000);
 }
+
+#[test]
+fn no_more_is_read_than_there_is_a_need_for() {
+    let world = World::with(1, Behaviour { latency: Duration::from_secs(1), ..Behaviour::default() });
+    world.visits(0..3000);
+    let instance = world.start(&["topics.partitions=1"]);
+    world.wait("all are in the queue", || instance.metric("nat_destination_events_queued_total", &[]) == 3000.0);
+    world.wait("some are delivered", || world.accepted().len() > 4);
+    let pending = instance.metric("nat_destination_pending_events", &[]);
+    assert!((256.0..1500.0).contains(&pending), "{pending} are in memory, and 3000 could be");
+    world.behave(Behaviour::default());
+    instance.wait_until_settled(3000);
+    assert_eq!(world.accepted_days().len(), 3000);
+}
+
+#[test]
+fn many_events_of_one_contact_do_not_hold_back_the_others() {
+    let world = World::with(1, Behaviour { latency: Duration::from_millis(200), ..Behaviour::default() });
+    let first: jiff::civil::Date = "2022-01-01".parse().expect("a day");
+    for number in 0..600 {
+        let day = first.checked_add(jiff::Span::new().days(number)).expect("a day");
+        world.event(0, &identify("busy@example.com", &format!("{day}T08:00:00Z"), &format!("b{number}")));
+    }
+    world.visits(0..20);
+    // One after the other they take two minutes; that is longer than anybody waits here.
+    let instance = world.start(&["topics.partitions=1"]);
+    let others = || world.accepted().iter().filter(|entry| entry.email.as_deref() != Some("busy@example.com")).count();
+    world.wait("the others are delivered", || others() == 20);
+    assert!(world.accepted().len() < 600, "the busy one was still at it");
+    world.behave(Behaviour::default());
+    instance.wait_until_settled(620);
+    assert_eq!(world.accepted_days().len(), 620);
+}

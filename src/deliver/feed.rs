@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use rdkafka::message::{BorrowedMessage, Message};
 use tokio::sync::mpsc::Sender;
 
+use super::ahead::ReadAhead;
 use crate::config::{Config, Start};
 use crate::kafka::{
     GroupConsumer, Headers, KafkaProblem, Lacking, Notice, PollError, TopicPartition, consumer_config, headers_of,
@@ -84,11 +85,6 @@ const BURST: usize = 256;
 /// While the circuit is open reading pauses when so many events are pending, and one more for each probe that found none
 /// that had not failed: probes need other contacts to choose from than those that may be why it opened.
 const PROBE_CHOICE: usize = 512;
-/// What there has to be for the loop to choose from. What is read further ahead has left the processor's caches when its
-/// turn comes: an event then costs a third more.
-pub fn enough_ready(concurrency: usize) -> usize {
-    (4 * concurrency).max(512)
-}
 /// While there is enough, the group is listened to so often; a record that comes with it is taken.
 const LISTEN_EVERY: Duration = Duration::from_millis(100);
 /// Between two attempts to prove membership.
@@ -102,12 +98,7 @@ pub struct Feed {
     commands: Receiver<ToFeed>,
     metrics: Arc<Metrics>,
     budget: Budget,
-    /// How many records were handed to the loop, and how many of them it has taken.
-    handed: u64,
-    taken: u64,
-    /// What it could send, of those it has taken.
-    ready: usize,
-    enough: usize,
+    ahead: ReadAhead,
     last_turn: Instant,
     /// While the circuit is open: reading pauses when so many events are pending.
     probe_choice: Option<usize>,
@@ -138,10 +129,7 @@ impl Feed {
             commands,
             metrics,
             budget: Budget::new(config.deliver),
-            handed: 0,
-            taken: 0,
-            ready: 0,
-            enough: enough_ready(config.concurrency),
+            ahead: ReadAhead::new(config.concurrency),
             last_turn: Instant::now(),
             probe_choice: None,
             prove_at: None,
@@ -163,7 +151,7 @@ impl Feed {
             }
             let wait = match self.apply_budget() {
                 Intake::HoldBack => true,
-                Intake::Read => self.wanted() == 0 && self.last_turn.elapsed() < LISTEN_EVERY,
+                Intake::Read => self.ahead.wanted() == 0 && self.last_turn.elapsed() < LISTEN_EVERY,
                 Intake::Pause => false,
             };
             if wait {
@@ -179,16 +167,10 @@ impl Feed {
         }
     }
 
-    /// How many records more the loop can do with.
-    fn wanted(&self) -> usize {
-        let under_way = usize::try_from(self.handed - self.taken).unwrap_or(usize::MAX);
-        self.enough.saturating_sub(self.ready.saturating_add(under_way))
-    }
-
     fn turn(&mut self) -> Result<(), KafkaProblem> {
         self.last_turn = Instant::now();
         let records = self.poll_burst()?;
-        self.handed += records.len() as u64;
+        self.ahead.handed(records.len());
         if !records.is_empty() {
             self.tell(FromFeed::Records(records));
         }
@@ -213,7 +195,7 @@ impl Feed {
 
     fn poll_burst(&mut self) -> Result<Vec<QueueRecord>, KafkaProblem> {
         let mut records = Vec::new();
-        let most = self.wanted().clamp(1, BURST);
+        let most = self.ahead.wanted().clamp(1, BURST);
         let mut wait = IDLE_POLL;
         while records.len() < most {
             match self.consumer.poll(wait) {
@@ -294,7 +276,7 @@ impl Feed {
             }
             ToFeed::Progress { events, bytes, taken, ready } => {
                 self.budget.give_back(events, bytes);
-                (self.taken, self.ready) = (taken, ready);
+                self.ahead.told(taken, ready);
             }
             ToFeed::Store(offsets) => {
                 let mut ours = Vec::new();

@@ -5,6 +5,7 @@
 //! One event's way: `take_record` → its contact's lane → `advance` (a duplicate ends here) → `dispatch` → the request →
 //! `on_answer` → the changelog or the dead letters → `on_ack`, where its offset completes.
 
+mod ahead;
 mod breaker;
 mod event;
 mod feed;
@@ -462,7 +463,7 @@ impl Deliver {
     fn much_is_settled(&self) -> bool {
         let (events, bytes) = self.settled;
         let Limits { max_pending_events, max_pending_bytes } = self.config.deliver;
-        let enough = feed::enough_ready(self.config.concurrency);
+        let enough = ahead::enough(self.config.concurrency);
         let runs_out = self.told_ready > enough / 2 && self.schedule.ready() <= enough / 2;
         runs_out || events * 4 >= enough.min(max_pending_events) || bytes * 16 >= max_pending_bytes
     }
