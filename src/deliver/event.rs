@@ -15,17 +15,23 @@ use crate::segment::{self, Filtered, Invalid, Rules};
 
 pub struct Event {
     pub record: QueueRecord,
-    pub contact: Contact,
-    pub key: DedupKey,
-    /// Where it came from; told for Engage events only, which nobody else asks.
-    pub place: Place,
-    /// The source record's, Unix milliseconds.
-    pub source_timestamp: i64,
+    pub id: Id,
     pub body: Bytes,
     pub idempotency_key: String,
     tries: Option<Box<Tries>>,
     /// It was answered, and the open circuit held it.
     pub held: bool,
+}
+
+/// Whose event it is, and what it is compared by with those before it.
+#[derive(Debug, Clone, Copy)]
+pub struct Id {
+    pub contact: Contact,
+    pub key: DedupKey,
+    /// Where it came from; told for Engage events only, which nobody else asks.
+    pub place: Place,
+    /// The source record's, Unix milliseconds; likewise.
+    pub source_timestamp: i64,
 }
 
 /// What comes after an attempt that failed.
@@ -39,26 +45,27 @@ pub enum AfterFailure {
 /// What a queue record holds.
 pub enum Read {
     Event(Box<Event>),
+    Duplicate(Id),
     Filtered(Filtered),
     Invalid(QueueRecord, Invalid),
 }
 
 /// What is found out about a queue record.
 enum Judged {
-    Event { contact: Contact, key: DedupKey, place: Place, source_timestamp: i64, body: Bytes, idempotency_key: String },
+    Event { id: Id, body: Bytes, idempotency_key: String },
+    Duplicate(Id),
     Filtered(Filtered),
     Invalid(Invalid),
 }
 
-/// Reads a queue record by the very rules that ingest went by.
-pub fn read(record: QueueRecord, rules: &Rules, now: Timestamp) -> Read {
-    match contained(|| judge(&record, rules, now)) {
-        Ok(Judged::Event { contact, key, place, source_timestamp, body, idempotency_key }) => {
-            let tries = None;
-            let held = false;
-            let event = Event { contact, key, place, source_timestamp, body, idempotency_key, tries, held, record };
-            Read::Event(Box::new(event))
+/// Reads a queue record by the very rules that ingest went by. For a duplicate, if `is_known` says so already, no request is
+/// made.
+pub fn read(record: QueueRecord, rules: &Rules, now: Timestamp, is_known: impl FnOnce(&Id) -> bool) -> Read {
+    match contained(|| judge(&record, rules, now, is_known)) {
+        Ok(Judged::Event { id, body, idempotency_key }) => {
+            Read::Event(Box::new(Event { id, body, idempotency_key, tries: None, held: false, record }))
         }
+        Ok(Judged::Duplicate(id)) => Read::Duplicate(id),
         Ok(Judged::Filtered(reason)) => Read::Filtered(reason),
         Ok(Judged::Invalid(reason)) => Read::Invalid(record, reason),
         Err(Panicked(place)) => {
@@ -69,7 +76,7 @@ pub fn read(record: QueueRecord, rules: &Rules, now: Timestamp) -> Read {
     }
 }
 
-fn judge(record: &QueueRecord, rules: &Rules, now: Timestamp) -> Judged {
+fn judge(record: &QueueRecord, rules: &Rules, now: Timestamp, is_known: impl FnOnce(&Id) -> bool) -> Judged {
     let Some(value) = record.value.as_deref() else {
         return Judged::Filtered(Filtered::Tombstone);
     };
@@ -81,10 +88,13 @@ fn judge(record: &QueueRecord, rules: &Rules, now: Timestamp) -> Judged {
                 Kind::Engage { .. } => place_of(record),
                 Kind::Visit => (Place::default(), 0),
             };
-            let contact = Contact::of(&identify.email);
+            let id = Id { contact: Contact::of(&identify.email), key, place, source_timestamp };
+            if is_known(&id) {
+                return Judged::Duplicate(id);
+            }
             let body = Bytes::from(nat::body(&identify));
             let idempotency_key = nat::idempotency_key(&key, value);
-            Judged::Event { contact, key, place, source_timestamp, body, idempotency_key }
+            Judged::Event { id, body, idempotency_key }
         }
         segment::Outcome::Filtered(reason) => Judged::Filtered(reason),
         segment::Outcome::Invalid { reason, .. } => Judged::Invalid(reason),

@@ -23,6 +23,10 @@ impl<K: Hash + Eq + Copy, E> Lanes<K, E> {
         lane.len() == 1
     }
 
+    pub fn holds(&self, key: &K) -> bool {
+        self.lanes.contains_key(key)
+    }
+
     pub fn head(&mut self, key: &K) -> Option<&mut E> {
         self.lanes.get_mut(key)?.front_mut()
     }
@@ -57,6 +61,7 @@ mod tests {
                     prop_assert_eq!(lanes.pop(&contact), lane.pop_front());
                 }
                 prop_assert_eq!(lanes.head(&contact).copied(), lane.front().copied());
+                prop_assert_eq!(lanes.holds(&contact), !lane.is_empty());
             }
             prop_assert_eq!(lanes.lanes.len(), model.values().filter(|lane| !lane.is_empty()).count());
         }

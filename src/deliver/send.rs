@@ -8,7 +8,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 
 use super::breaker::{OpenReason, Permit, Signal};
-use super::event::AfterFailure;
+use super::event::{AfterFailure, Id};
 use super::feed::{QueueRecord, ToFeed};
 use super::retry::FailedAttempt;
 use super::writes::{Token, Write};
@@ -25,7 +25,7 @@ impl Deliver {
     pub(super) fn advance(&mut self, lane: LaneId) {
         while let Some(partition) = self.partitions.get_mut(&lane.partition) {
             let Some(head) = partition.lanes.head(&lane.contact) else { return };
-            let contains = |set: &DeliveredSet| set.contains(&head.key, head.place, head.source_timestamp);
+            let contains = |set: &DeliveredSet| set.contains(&head.id.key, head.id.place, head.id.source_timestamp);
             if !partition.delivered.as_ref().is_some_and(contains) || mutant::is(Mutant::MarkOnReceipt) {
                 // The best probe is an event that has never failed: those that have may be why the circuit is open.
                 match self.breaker.is_open().is_some() && !head.has_failed() {
@@ -35,11 +35,16 @@ impl Deliver {
                 return;
             }
             if let Some(event) = partition.lanes.pop(&lane.contact) {
-                self.metrics.settled(Outcome::Duplicate, event.key.kind.as_str(), 1);
-                tracing::debug!(contact = %event.contact, kind = event.key.kind.as_str(), "duplicate");
-                self.settle(lane.partition, event.record.offset, event.record.weight());
+                self.duplicate(&event.id, lane.partition, event.record.offset, event.record.weight());
             }
         }
+    }
+
+    pub(super) fn duplicate(&mut self, id: &Id, partition: i32, offset: i64, weight: usize) {
+        let kind = id.key.kind.as_str();
+        self.metrics.settled(Outcome::Duplicate, kind, 1);
+        tracing::debug!(contact = %id.contact, kind, "duplicate");
+        self.settle(partition, offset, weight);
     }
 
     /// Sends as many heads as may be sent now.
@@ -206,18 +211,18 @@ impl Deliver {
         let Some(partition) = self.partitions.get_mut(&lane.partition) else { return Ok(()) };
         let Some(event) = partition.lanes.pop(&lane.contact) else { return Ok(()) };
         let at = Timestamp::now().as_millisecond();
-        let delivered = Delivered { key: event.key, at, queue_offset: event.record.offset, place: event.place };
+        let delivered = Delivered { key: event.id.key, at, queue_offset: event.record.offset, place: event.id.place };
         if let Some(set) = &mut partition.delivered {
             set.insert(&delivered);
         }
-        tracing::debug!(contact = %event.contact, kind = event.key.kind.as_str(), "delivered");
+        tracing::debug!(contact = %event.id.contact, kind = event.id.key.kind.as_str(), "delivered");
         partition.writes_in_flight += 1;
         let token = Token {
             partition: lane.partition,
             generation: lane.generation,
             offset: event.record.offset,
             weight: event.record.weight(),
-            write: Write::Delivered { kind: event.key.kind.as_str() },
+            write: Write::Delivered { kind: event.id.key.kind.as_str() },
         };
         if self.unremembered == 0 {
             self.last_remembered = Instant::now();
@@ -264,7 +269,7 @@ impl Deliver {
         let Some(partition) = self.partitions.get_mut(&lane.partition) else { return Ok(()) };
         let Some(event) = partition.lanes.head(&lane.contact) else { return Ok(()) };
         let status = attempts.answer.status();
-        tracing::warn!(contact = %event.contact, reason = reason.as_str(), status, attempts = attempts.count, "dead letter");
+        tracing::warn!(contact = %event.id.contact, reason = reason.as_str(), status, attempts = attempts.count, "dead letter");
         let record = event.record.clone();
         self.write_dead_letter(record, Some(lane.contact), Reason::Undeliverable(reason), Some(attempts))
     }

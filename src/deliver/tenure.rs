@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
-use super::event::{self, Event, Read};
+use super::event::{self, Id, Read};
 use super::feed::{FromFeed, QueueRecord, ToFeed};
 use super::partition::Partition;
 use super::restore::{FromRestore, Restore, ToRestore};
 use super::{Deliver, LONGEST_REVOKE, LaneId, STAGE};
 use crate::dead_letter::Reason;
-use crate::dedup::{Contact, Delivered, DeliveredSet};
+use crate::dedup::{Contact, Delivered};
 use crate::kafka::KafkaProblem;
 use crate::metrics::Outcome;
 use crate::mutant::{self, Mutant};
@@ -113,43 +113,41 @@ impl Deliver {
             self.settled.1 += weight;
             return Ok(());
         };
-        if partition.delivered.is_none() {
+        let Some(delivered) = &mut partition.delivered else {
             // Dropping it would skip it: the frontier would pass it with the next one.
             let told =
                 format!("offset {offset} of queue partition {number} came before its delivered set was restored");
             return Err(KafkaProblem::Stopped(told));
-        }
+        };
         partition.pending_events += 1;
         partition.pending_bytes += weight;
         partition.ledger.charge(offset, 1, record.timestamp);
         self.whereabouts.at(number, offset);
-        match event::read(record, &self.config.rules, now) {
+        // What was tried before the record was there was another one's, of a queue made anew since.
+        let tried = partition.tried.remove(&offset).filter(|tried| tried.last >= record.timestamp);
+        // Behind another event of its contact it has to wait for what becomes of that one.
+        let is_known = |id: &Id| {
+            (!partition.lanes.holds(&id.contact) || mutant::is(Mutant::MarkOnReceipt))
+                && delivered.contains(&id.key, id.place, id.source_timestamp)
+        };
+        match event::read(record, &self.config.rules, now, is_known) {
             Read::Event(mut event) => {
-                // What was tried before the record was there was another one's, of a queue made anew since.
-                if let Some(tried) =
-                    partition.tried.remove(&offset).filter(|tried| tried.last >= event.record.timestamp)
-                {
+                if let Some(tried) = tried {
                     event.resume(&tried, &self.config.retry);
                 }
                 if mutant::is(Mutant::MarkOnReceipt) {
-                    let Event { key, place, source_timestamp, .. } = *event;
                     let at = now.as_millisecond();
-                    let set = partition.delivered.get_or_insert_with(|| DeliveredSet::new(self.config.dedup_retention));
-                    if set.contains(&key, place, source_timestamp) {
-                        self.metrics.settled(Outcome::Duplicate, key.kind.as_str(), 1);
-                        self.settle(number, offset, weight);
-                        return Ok(());
-                    }
-                    set.insert(&Delivered { key, at, queue_offset: offset, place });
+                    delivered.insert(&Delivered { key: event.id.key, at, queue_offset: offset, place: event.id.place });
                 }
                 if mutant::is(Mutant::ForgetLaneOrder) {
-                    event.contact = Contact(u128::from(offset.unsigned_abs()).to_be_bytes());
+                    event.id.contact = Contact(u128::from(offset.unsigned_abs()).to_be_bytes());
                 }
-                let lane = LaneId { partition: number, generation: partition.generation, contact: event.contact };
+                let lane = LaneId { partition: number, generation: partition.generation, contact: event.id.contact };
                 if partition.lanes.push(lane.contact, event) {
                     self.advance(lane);
                 }
             }
+            Read::Duplicate(id) => self.duplicate(&id, number, offset, weight),
             Read::Filtered(reason) => {
                 self.metrics.settled(Outcome::Filtered, reason.as_str(), 1);
                 self.settle(number, offset, weight);
