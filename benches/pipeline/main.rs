@@ -7,12 +7,17 @@
 //!     cargo bench --bench pipeline -- --write              # all of it, into benches/README.md
 
 mod bare;
+mod bench;
 mod child;
 mod figures;
+mod life;
 mod load;
 mod program;
 mod report;
+mod stages;
 mod stand_in;
+mod state;
+mod whole;
 
 /// The tests' own way to start a broker; not all of it is needed here.
 #[allow(dead_code, unused_imports)]
@@ -24,7 +29,8 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use figures::{Bench, FIGURES};
+use bench::Bench;
+use figures::FIGURES;
 
 #[derive(Debug, Parser)]
 #[command(about = "Nat destination against bare clients, on a real Kafka")]

@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use crate::figures::{Figure, Row, Target};
+use crate::bench::Row;
+use crate::child::Sample;
+use crate::figures::{Figure, Target};
 
 const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/README.md");
 const BEGIN: &str = "<!-- figures -->";
@@ -55,10 +57,33 @@ fn verdict(figure: &Figure, row: &Row) -> &'static str {
     if is_met(figure, row) { "yes" } else { "**no**" }
 }
 
+/// Of the program as a process, and of the bare client.
+fn each(row: &Row, of: impl Fn(&Sample) -> f64) -> [Vec<f64>; 2] {
+    [row.samples.iter().map(|(ours, _)| of(ours)).collect(), row.samples.iter().map(|(_, bare)| of(bare)).collect()]
+}
+
+fn wall(sample: &Sample) -> f64 {
+    sample.wall.as_secs_f64()
+}
+
+fn peak(sample: &Sample) -> f64 {
+    sample.peak as f64 / f64::from(1 << 20)
+}
+
+/// What a row says beside its figures, CPU and memory where processes were measured.
+fn note(row: &Row) -> String {
+    let medians = |values: [Vec<f64>; 2]| values.map(|values| spread(&values).map_or(0.0, |[_, median, _]| median));
+    let ([cpu, bare_cpu], [most, bare_most]) = (medians(each(row, Sample::cpu_each)), medians(each(row, peak)));
+    let processes = (!row.samples.is_empty()).then(|| {
+        format!("CPU an event {cpu:.1} µs, bare {bare_cpu:.1} µs; peak {most:.0} MiB, bare {bare_most:.0} MiB")
+    });
+    let said = (!row.note.is_empty()).then(|| row.note.clone());
+    [said, processes].into_iter().flatten().collect::<Vec<_>>().join("; ")
+}
+
 /// One figure in a line.
 pub fn line(figure: &Figure, row: &Row) -> String {
-    let Row { ours, bare, value, note } = row;
-    let (ours, bare, value) = (told(ours), told(bare), told(value));
+    let (ours, bare, value, note) = (told(&row.ours), told(&row.bare), told(&row.value), note(row));
     let (unit, kind, target) = (figure.unit, figure.value, target(figure.target));
     format!("  {ours} {unit}, bare {bare}; {kind} {value}, wanted {target}: {}. {note}", verdict(figure, row))
 }
@@ -77,7 +102,7 @@ pub fn table(rows: &[(&Figure, Row)]) -> String {
             figure.value,
             target(figure.target),
             verdict(figure, row),
-            row.note
+            note(row)
         ));
     }
     text
@@ -87,7 +112,11 @@ pub fn json(rows: &[(&Figure, Row)]) -> String {
     let rows: Vec<_> = rows
         .iter()
         .map(|(figure, row)| {
+            let ([wall, bare_wall], [cpu, bare_cpu], [most, bare_most]) =
+                (each(row, wall), each(row, Sample::cpu_each), each(row, peak));
             serde_json::json!({
+                "wall_s": wall, "bare_wall_s": bare_wall, "cpu_us_an_event": cpu, "bare_cpu_us_an_event": bare_cpu,
+                "peak_mib": most, "bare_peak_mib": bare_most,
                 "figure": figure.name, "what": figure.what, "unit": figure.unit, "ours": row.ours, "bare": row.bare,
                 "value": row.value, "target": target(figure.target), "met": is_met(figure, row), "note": row.note,
             })

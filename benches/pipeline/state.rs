@@ -1,0 +1,123 @@
+//! What is remembered: its memory, its restore, and what it costs an event when there is more of it.
+
+use std::time::{Duration, Instant};
+
+use nat_destination::dedup::{DedupKey, Delivered, DeliveredSet, Key, Kind, Place};
+
+use crate::bench::{Bench, RESTORED, Row, SETTLED, stand_in};
+use crate::child::{cpu, memory};
+use crate::load;
+use crate::program::Program;
+use crate::stages::queue_record;
+
+/// A changelog of so many visits; the prefix of its topics.
+fn changelog(bench: &Bench, entries: u64) -> Result<String, String> {
+    let prefix = bench.prefix();
+    let at = jiff::Timestamp::now().as_millisecond();
+    let topic = format!("{prefix}.delivered");
+    load::create_topic(bench.brokers(), &format!("{prefix}-source"), &[])?;
+    let settings = [("cleanup.policy", "compact,delete"), ("message.timestamp.type", "LogAppendTime")];
+    load::fill(bench.brokers(), &topic, entries, &settings, |number| {
+        let (key, value) = load::visit(number, at);
+        (Some(key), value)
+    })?;
+    Ok(prefix)
+}
+
+pub fn memory_of_entries(bench: &Bench) -> Result<Row, String> {
+    let entries = bench.events(10_000_000);
+    let settings = |prefix: &str| bench.settings(prefix, &format!("{prefix}-source"), "http://127.0.0.1:9/");
+    let resident = |prefix: &str, entries: u64| {
+        let mut program = Program::start(&settings(prefix))?;
+        program.wait_for(&[("nat_destination_assigned_partitions", "")], 12.0)?;
+        program.wait_for(RESTORED, entries as f64)?;
+        // What the reading needed is given back meanwhile, as far as it is.
+        std::thread::sleep(Duration::from_secs(5));
+        Ok::<_, String>(memory(program.pid(), "VmRSS"))
+    };
+    let (full, empty) = (changelog(bench, entries)?, changelog(bench, 1)?);
+    bench.rounds(|row| {
+        let (with, without) = (resident(&full, entries)?, resident(&empty, 1)?);
+        let each = with.saturating_sub(without) as f64 / entries as f64;
+        row.ours.push(each);
+        row.value.push(each);
+        row.note = format!("{} MiB, empty {} MiB", with >> 20, without >> 20);
+        Ok(())
+    })
+}
+
+pub fn restore(bench: &Bench) -> Result<Row, String> {
+    let entries = bench.events(10_000_000);
+    let prefix = changelog(bench, entries)?;
+    let (topic, source) = (format!("{prefix}.delivered"), format!("{prefix}-source"));
+    bench.rounds(|row| {
+        let bare = bench.bare(&["consume", bench.brokers(), &topic, &entries.to_string()])?;
+        let settings = bench.settings(&prefix, &source, "http://127.0.0.1:9/");
+        let ours = Program::start(&settings)?.sample(RESTORED, RESTORED, entries)?;
+        row.ours.push(ours.rate());
+        row.bare.push(bare.rate());
+        row.value.push(ours.rate() / bare.rate());
+        row.samples.push((ours, bare));
+        Ok(())
+    })
+}
+
+pub fn set_growth(bench: &Bench) -> Result<Row, String> {
+    let sizes = [bench.events(1_000_000), bench.events(10_000_000)];
+    let events = bench.events(200_000);
+    let (_stand_in, url) = stand_in(Duration::ZERO)?;
+    let mut row = bench.rounds(|row| {
+        let cost = |entries: u64| {
+            let prefix = changelog(bench, entries)?;
+            let settings = bench.settings(&prefix, &format!("{prefix}-source"), &url);
+            let mut program = Program::start(&settings)?;
+            program.wait_for(RESTORED, entries as f64)?;
+            std::thread::sleep(Duration::from_secs(1));
+            let before = cpu(program.pid());
+            load::produce(bench.brokers(), &format!("{prefix}.queue"), events, queue_record)?;
+            program.wait_for(SETTLED, events as f64)?;
+            Ok::<_, String>((cpu(program.pid()) - before).as_secs_f64() * 1e6 / events as f64)
+        };
+        let (small, large) = (cost(sizes[0])?, cost(sizes[1])?);
+        row.ours.push(large);
+        row.bare.push(small);
+        row.value.push(large / small);
+        Ok(())
+    })?;
+    let largest = bench.events(100_000_000);
+    let [small, large, largest] = [sizes[0], sizes[1], largest].map(cost_of_set);
+    row.note = format!(
+        "a look-up and an insert in the set alone: {small:.0} ns, {large:.0} ns, of 100 M entries {largest:.0} ns"
+    );
+    Ok(row)
+}
+
+/// Nanoseconds for a look-up that misses, one that hits, and an insert, in sets of six partitions with so many entries.
+fn cost_of_set(entries: u64) -> f64 {
+    let mut sets: Vec<_> = (0..6).map(|_| DeliveredSet::new(Duration::from_secs(7 * 86_400))).collect();
+    let mut random = fastrand::Rng::with_seed(entries);
+    let mut visit = || {
+        let key = DedupKey { key: Key(random.u128(..).to_le_bytes()), kind: Kind::Visit };
+        Delivered { key, at: 0, queue_offset: 0, place: Place::default() }
+    };
+    let mut known = Vec::new();
+    for number in 0..entries {
+        let delivered = visit();
+        if number % (entries / 10_000).max(1) == 0 {
+            known.push((number, delivered.key));
+        }
+        sets[(number % 6) as usize].insert(&delivered);
+    }
+    let fresh: Vec<_> = (0..100_000).map(|_| visit()).collect();
+    let began = Instant::now();
+    let mut hits = 0_usize;
+    for (number, delivered) in fresh.iter().enumerate() {
+        let (at, key) = &known[(number * 7919) % known.len()];
+        hits += usize::from(sets[(*at % 6) as usize].contains(key, Place::default(), 0));
+        let set = &mut sets[number % 6];
+        hits += usize::from(set.contains(&delivered.key, Place::default(), 0));
+        set.insert(delivered);
+    }
+    assert_eq!(hits, fresh.len(), "each known key is there, and no fresh one");
+    began.elapsed().as_nanos() as f64 / fresh.len() as f64
+}
