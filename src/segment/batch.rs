@@ -9,7 +9,7 @@ use std::borrow::Cow;
 use std::collections::HashSet;
 
 use super::event::Event;
-use super::{Filtered, Invalid, Outcome, Rules, json};
+use super::{Filtered, Invalid, Outcome, Rules, json, scan};
 
 /// The most bytes that are written into the items of one batch. Real batches need a thousandth; without an end,
 /// a record of one megabyte with a large context and many small items would unfold to gigabytes.
@@ -96,7 +96,7 @@ impl<'a> Shared<'a> {
 
 fn members_of(object: &str) -> Vec<(&str, &str)> {
     let mut members = Vec::new();
-    let checked = json::each_member(object, |key, value| members.push((key, value)));
+    let checked = scan::each_member(object, |key, value| members.push((key, value)));
     debug_assert!(checked.is_ok(), "a value cut out of checked JSON is JSON");
     members
 }

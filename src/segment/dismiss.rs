@@ -1,21 +1,20 @@
 //! Dismissal: telling by a search through the bytes that a record is another call than identify.
 //!
 //! Most events are no identify calls, and ingest must pass them by at nearly the speed of a bare consumer. So
-//! before any JSON is parsed this asks two questions: is there no trace of "identify", and does the record say
-//! at its top level that it is something else? Only two times yes dismisses it; whoever is unsure says no and
-//! lets the parser decide.
+//! before any JSON is parsed this asks: does the record say at its top level that it is another call, and does it say
+//! nothing else wherever it says `type`? Whoever is unsure says no and lets the parser decide.
 //!
 //! The promise, for every valid JSON text: what is dismissed is exactly what the parser would call
 //! `not_identify`; it is never an identify call, a batch or anything invalid. A record that is broken JSON may
 //! be dismissed too, as `not_identify` where the parser would say `not_json`: if what there is of it says at the
-//! top level that it is another call and holds no trace of identify.
+//! top level that it is another call and nowhere `"type":"identify"`.
 
 use std::sync::LazyLock;
 
 use memchr::memmem::Finder;
-use memchr::{memchr2, memchr2_iter, memrchr};
+use memchr::{memchr2, memrchr};
 
-use super::json::is_space;
+use super::scan::is_space;
 
 const TYPE: &[u8] = b"\"type\"";
 static TYPE_FINDER: LazyLock<Finder> = LazyLock::new(|| Finder::new(TYPE));
@@ -24,28 +23,7 @@ static ESCAPE_FINDER: LazyLock<Finder> = LazyLock::new(|| Finder::new(br"\u00"))
 /// Whether the record is certainly an event of another type than identify. `false` says nothing.
 pub fn dismiss(value: &[u8]) -> bool {
     let start = value.iter().position(|byte| !is_space(*byte));
-    start.is_some_and(|start| value[start] == b'{')
-        && !holds_identify(value)
-        && !holds_escaped_letter(value)
-        && is_typed_otherwise(value)
-}
-
-/// Whether "identify" stands anywhere, in any ASCII case.
-fn holds_identify(value: &[u8]) -> bool {
-    const BEFORE_Y: &[u8] = b"identif";
-    // The last two letters are rare side by side, and looking for two is plain enough to be vectorised.
-    holds_f_then_y(value)
-        && memchr2_iter(b'y', b'Y', value).any(|at| {
-            let before = at.checked_sub(BEFORE_Y.len()).map(|start| &value[start..at]);
-            before.is_some_and(|before| before.eq_ignore_ascii_case(BEFORE_Y))
-        })
-}
-
-fn holds_f_then_y(value: &[u8]) -> bool {
-    const LOWER: u8 = 0x20;
-    let pairs = value.iter().zip(value.iter().skip(1));
-    // Without an early end, which would keep it from being vectorised.
-    pairs.fold(false, |found, (first, second)| found | ((first | LOWER == b'f') & (second | LOWER == b'y')))
+    start.is_some_and(|start| value[start] == b'{') && is_typed_otherwise(value) && !holds_escaped_letter(value)
 }
 
 /// Whether there is an escape that could spell an ASCII letter, of "identify" or of "type".
@@ -88,11 +66,10 @@ fn skip_space(bytes: &[u8]) -> &[u8] {
     &bytes[start.unwrap_or(bytes.len())..]
 }
 
-/// Whether it is a text, not empty, and not "batch". It cannot be "identify": that has been looked for.
+/// Whether it is a text, not empty, that begins neither like "identify" nor like "batch": the text may be cut off.
 fn names_another_call(said: &[u8]) -> bool {
-    const BATCH: &[u8] = b"\"batch\"";
-    let is_batch = said.get(..BATCH.len()).is_some_and(|text| text.eq_ignore_ascii_case(BATCH));
-    said.len() > 1 && said[0] == b'"' && said[1] != b'"' && !is_batch
+    let is = |call: &[u8]| said.get(..call.len()).is_some_and(|text| text.eq_ignore_ascii_case(call));
+    said.len() > 1 && said[0] == b'"' && said[1] != b'"' && !is(b"\"identify") && !is(b"\"batch")
 }
 
 /// Whether one of the keys `type` up to `last` is a member of the outermost object, read from the front.

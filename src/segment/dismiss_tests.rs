@@ -32,8 +32,7 @@ fn other_calls_are_dismissed() {
         r#"{"type":" "}"#,
         r#"{"type":"track","batch":[{"type":"alias"}]}"#,
         r#"{"a":"\u00e9\u2028","type":"track"}"#,
-        r#"{"type":"batches"}"#,
-        r#"{"type":"track","event":"Verify Shopify notifyer"}"#,
+        r#"{"type":"track","event":"identify","x":"\"type\":\"identify\""}"#,
     ] {
         assert!(dismiss(event.as_bytes()), "{event}");
         assert_eq!(in_full(event.as_bytes()), Filtered::NotIdentify.as_str(), "{event}");
@@ -49,7 +48,10 @@ fn whatever_may_be_more_is_left_to_the_parser() {
         r#"[{"type":"track"}]"#,
         r#""type":"track""#,
         r#"{"type":"identify"}"#,
-        r#"{"type":"track","event":"IdEnTiFy"}"#,
+        r#"{"type" : "IdEnTiFy"}"#,
+        r#"{"type":"track","x":{"type":"IDENTIFY"}}"#,
+        r#"{"type":"identify","type":"track"}"#,
+        r#"{"type":"track","type":"identify"}"#,
         r#"{"type":"track","type":"\u0069dentify"}"#,
         r#"{"type":"track","type":"\u0049DENTIFY"}"#,
         r#"{"type":"track","\u0074ype":null}"#,
@@ -73,26 +75,14 @@ fn whatever_may_be_more_is_left_to_the_parser() {
 }
 
 #[test]
-fn a_broken_record_of_another_type_may_be_dismissed_and_one_that_mentions_identify_never() {
+fn a_broken_record_of_another_type_may_be_dismissed_and_one_with_a_type_identify_never() {
     let cut = br#"{"type":"track","properties":{"a":"#;
     assert!(dismiss(cut));
     assert_eq!(in_full(cut), Invalid::NotJson.as_str());
-    assert!(!dismiss(br#"{"type":"track","properties":{"identify":"#));
+    assert!(!dismiss(br#"{"type":"track"}{"type":"identify","email":"a@example.com"}"#));
+    assert!(!dismiss(br#"{"type":"track","properties":{"type":"identify"#));
     assert!(!dismiss(br#"{"properties":{"type":"track","a":"#));
     assert!(dismiss(b"{\"type\":\"track\",\"a\":\"\xff\"}"));
-}
-
-#[test]
-fn identify_is_found_wherever_it_stands() {
-    for length in 8..1100_usize {
-        for at in [0, (length - 8) / 3, length - 8] {
-            let mut value = vec![b'y'; length];
-            value[at..at + 8].copy_from_slice(b"idEntIFY");
-            assert!(holds_identify(&value), "{at} of {length}");
-            value[at + 3] = b'm';
-            assert!(!holds_identify(&value), "{at} of {length}");
-        }
-    }
 }
 
 #[test]
@@ -122,7 +112,7 @@ fn word() -> impl Strategy<Value = String> {
         "IDENTIFY", r"\u0069dentify", r"identif\u0079", r"\\u0069dentify", "track", "track", "track", "track",
         "page", "batch", "Batch", r"b\u0061tch", "traits", "context", "email", "a@example.com", "timestamp",
         "2020-05-31", "", " ", r"\\", r#"\""#, r#"\\\\\""#, "{", "}", "[", "]", ":", ",", r"\u00e9", r"\ud83d",
-        r"\/", "é", "fy", "defy",
+        r"\/", "é",
     ];
     prop::sample::select(WORDS).prop_map(str::to_owned)
 }

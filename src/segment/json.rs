@@ -1,18 +1,14 @@
 //! Looks members up in JSON text, strictly about what JSON is and leniently about what it says.
 //!
-//! serde_json checks the whole document and cuts out the members asked for as raw text; nothing else of it is
+//! The whole document is checked, and the members asked for are cut out as raw text (see `scan`); nothing else of it is
 //! decoded. That tolerates what real events hold and `serde_json::Value` refuses: lone surrogates, `1e400`, a
-//! nesting of any depth (raw values are skipped without recursion) and repeated keys (the last one wins).
+//! nesting of any depth and repeated keys (the last one wins).
 //! A member is found under its exact key, or else under one that differs in ASCII case.
 
 use std::borrow::Cow;
-use std::fmt;
-
-use serde::Deserializer as _;
-use serde::de::{IgnoredAny, MapAccess, SeqAccess, Visitor};
-use serde_json::value::RawValue;
 
 use super::Invalid;
+use super::scan::{Malformed, each_item, each_member, is_json, is_space};
 
 /// The text of the JSON object in `bytes`, not yet checked beyond its first character: `members` does that.
 pub(super) fn object(bytes: &[u8]) -> Result<&str, Invalid> {
@@ -24,15 +20,7 @@ pub(super) fn object(bytes: &[u8]) -> Result<&str, Invalid> {
     if text.starts_with('{') {
         return Ok(text);
     }
-    match serde_json::from_str::<IgnoredAny>(text) {
-        Ok(_) => Err(Invalid::NotObject),
-        Err(_) => Err(Invalid::NotJson),
-    }
-}
-
-/// JSON's white space, which is less than Unicode's.
-pub(super) fn is_space(byte: u8) -> bool {
-    matches!(byte, b' ' | b'\t' | b'\n' | b'\r')
+    Err(if is_json(text) { Invalid::NotObject } else { Invalid::NotJson })
 }
 
 /// Checks that `object` is one JSON object and nothing else, and gives the raw text of the named members.
@@ -48,7 +36,7 @@ pub(super) fn members<'a, const N: usize>(object: &'a str, names: [&str; N]) -> 
             }
         }
     });
-    found.map_err(|_| Invalid::NotJson)?;
+    found.map_err(|Malformed| Invalid::NotJson)?;
     Ok(std::array::from_fn(|index| exact[index].or(other_case[index])))
 }
 
@@ -84,54 +72,12 @@ pub(super) fn is_array(raw: &str) -> bool {
     raw.starts_with('[')
 }
 
-/// Calls `each` with the raw key (quotes and all) and the raw value of every member, in order.
-pub(super) fn each_member<'a>(object: &'a str, each: impl FnMut(&'a str, &'a str)) -> serde_json::Result<()> {
-    let mut deserializer = serde_json::Deserializer::from_str(object);
-    deserializer.deserialize_map(Members(each))?;
-    deserializer.end()
-}
-
-struct Members<F>(F);
-
-impl<'de, F: FnMut(&'de str, &'de str)> Visitor<'de> for Members<F> {
-    type Value = ();
-
-    fn expecting(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
-        formatter.write_str("a JSON object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<(), A::Error> {
-        // The key is taken raw as well: as a string it would fail on a lone surrogate, as bytes it would let raw
-        // control characters pass.
-        while let Some((key, value)) = map.next_entry::<&RawValue, &RawValue>()? {
-            (self.0)(key.get(), value.get());
-        }
-        Ok(())
-    }
-}
-
 /// The raw items of a raw array.
 pub(super) fn items(array: &str) -> Vec<&str> {
-    let mut deserializer = serde_json::Deserializer::from_str(array);
-    deserializer.deserialize_seq(Items).unwrap_or_default()
-}
-
-struct Items;
-
-impl<'de> Visitor<'de> for Items {
-    type Value = Vec<&'de str>;
-
-    fn expecting(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
-        formatter.write_str("a JSON array")
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut array: A) -> Result<Vec<&'de str>, A::Error> {
-        let mut items = Vec::new();
-        while let Some(item) = array.next_element::<&RawValue>()? {
-            items.push(item.get());
-        }
-        Ok(items)
-    }
+    let mut items = Vec::new();
+    let checked = each_item(array, |item| items.push(item));
+    debug_assert!(checked.is_ok(), "a value cut out of checked JSON is JSON");
+    items
 }
 
 /// What a raw string says; `None` for a value of another type.

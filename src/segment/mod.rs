@@ -15,6 +15,7 @@ mod integrations;
 mod json;
 mod record;
 mod rules;
+mod scan;
 mod timestamp;
 
 pub use dismiss::dismiss;
@@ -189,7 +190,7 @@ pub struct Identify<'a> {
 /// The members of a raw JSON object: raw key (quotes and all) and raw value. Of anything else, none.
 pub fn members(object: &str) -> Vec<(&str, &str)> {
     let mut members = Vec::new();
-    match json::each_member(object, |key, value| members.push((key, value))) {
+    match scan::each_member(object, |key, value| members.push((key, value))) {
         Ok(()) => members,
         Err(_) => Vec::new(),
     }
