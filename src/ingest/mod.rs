@@ -124,11 +124,13 @@ impl Ingest<'_> {
     fn poll_burst(&mut self) -> Result<(), KafkaProblem> {
         let Ingest { consumer, state } = self;
         let mut wait = if state.revoking.is_some() { Duration::from_millis(5) } else { IDLE_POLL };
+        // One for all of them, since looking at the clock costs as much as a tenth of a record.
+        let mut now = None;
         for _ in 0..BURST {
             match consumer.poll(wait) {
                 None => break,
                 Some(Ok(message)) => {
-                    state.take(&message)?;
+                    state.take(&message, *now.get_or_insert_with(Timestamp::now))?;
                     if state.budget.is_full() {
                         break;
                     }
@@ -241,12 +243,11 @@ impl State<'_> {
     }
 
     /// Takes one source record: everything that it becomes is written or counted before the next.
-    fn take(&mut self, message: &BorrowedMessage<'_>) -> Result<(), KafkaProblem> {
+    fn take(&mut self, message: &BorrowedMessage<'_>, now: Timestamp) -> Result<(), KafkaProblem> {
         let Some(slot) = self.sources.slot(message.topic(), message.partition()) else {
             return Ok(()); // Being handed back: whoever gets it reads this record again.
         };
         self.whereabouts.at(message.partition(), message.offset());
-        let now = Timestamp::now();
         let writes = match self.read(message, now) {
             Reading::One { event, outcome } => {
                 self.metrics.events_received.inc();
@@ -303,7 +304,8 @@ impl State<'_> {
         let token = self.sources.token(slot, message.offset(), event.len(), write);
         match outcome {
             segment::Outcome::Identify(identify) => {
-                let headers = message.headers().map_or_else(OwnedHeaders::new, |headers| headers.detach());
+                let own = || OwnedHeaders::new_with_capacity(2);
+                let headers = message.headers().map_or_else(own, |headers| headers.detach());
                 let record = OutgoingRecord {
                     topic: &self.config.topics.queue,
                     partition: None,

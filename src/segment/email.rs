@@ -41,7 +41,7 @@ pub fn normalise_email(text: &str) -> Result<String, Invalid> {
     if trimmed.len() > MAX_BYTES {
         return Err(Invalid::InvalidEmail);
     }
-    let email = trimmed.to_lowercase();
+    let email = if trimmed.is_ascii() { trimmed.to_ascii_lowercase() } else { trimmed.to_lowercase() };
     if looks_like_an_address(&email) { Ok(email) } else { Err(Invalid::InvalidEmail) }
 }
 
@@ -49,15 +49,22 @@ fn looks_like_an_address(email: &str) -> bool {
     let Some((local, domain)) = email.split_once('@') else {
         return false;
     };
-    // U+FFFD is what is left of a lone surrogate or of broken UTF-8: the real address is not known any more.
-    let is_allowed = |c: char| !c.is_whitespace() && !c.is_control() && c != char::REPLACEMENT_CHARACTER;
     !local.is_empty()
         && domain.contains('.')
         && !domain.contains('@')
         && domain.split('.').all(|label| !label.is_empty())
-        && email.chars().all(is_allowed)
-        && email.len() <= MAX_BYTES
-        && email.chars().count() <= MAX_CHARS
+        && is_allowed(email)
+}
+
+/// Whether it is short enough and every character could be one of an address.
+fn is_allowed(email: &str) -> bool {
+    // Nearly all are.
+    if email.is_ascii() {
+        return email.len() <= MAX_CHARS && email.bytes().all(|byte| byte.is_ascii_graphic());
+    }
+    // U+FFFD is what is left of a lone surrogate or of broken UTF-8: the real address is not known any more.
+    let is_allowed = |c: char| !c.is_whitespace() && !c.is_control() && c != char::REPLACEMENT_CHARACTER;
+    email.len() <= MAX_BYTES && email.chars().all(is_allowed) && email.chars().count() <= MAX_CHARS
 }
 
 #[cfg(test)]
