@@ -22,7 +22,7 @@ pub(super) fn open<'a>(rules: &Rules, envelope: &Event<'a>) -> Option<Result<Vec
     if items.is_empty() {
         return Some(Err(Outcome::Filtered(Filtered::NotIdentify)));
     }
-    let shared = [Shared::new("context", envelope.context), Shared::new("integrations", envelope.integrations)];
+    let shared = [Shared::new("context", envelope.context.raw), Shared::new("integrations", envelope.integrations)];
     let mut added = 0;
     let mut events = Vec::with_capacity(items.len());
     for item in items {
@@ -132,7 +132,7 @@ fn with_shared(rules: &Rules, item: &str, shared: &Shared<'_>) -> Option<String>
         return None;
     }
     let own = match shared.name {
-        "context" => event.context,
+        "context" => event.context.raw,
         _ => event.integrations,
     };
     let merged = shared.merged_into(own)?;

@@ -8,6 +8,10 @@ use jiff::Timestamp;
 use super::engage::{self, Engage};
 use super::{EngageMode, Filtered, Identify, Invalid, Outcome, Rules};
 use super::{email, integrations, json, timestamp};
+use json::Object;
+
+/// Fills up the names of members: nothing reads what is found under it.
+const NONE: &str = "";
 
 /// Classifies exactly one event. Envelopes and batches are not opened: see `read`.
 pub fn classify<'a>(rules: &Rules, event: &'a [u8], now: Timestamp) -> Outcome<'a> {
@@ -23,17 +27,21 @@ pub(super) struct Event<'a> {
     kind: Option<&'a str>,
     /// The first of the configured timestamp fields.
     timestamp: Option<&'a str>,
-    traits: Option<&'a str>,
     email: Option<&'a str>,
-    pub(super) context: Option<&'a str>,
-    properties: Option<&'a str>,
-    page: Option<&'a str>,
     url: Option<&'a str>,
     event: Option<&'a str>,
     message_id: Option<&'a str>,
     user_id: Option<&'a str>,
     pub(super) integrations: Option<&'a str>,
     batch: Option<&'a str>,
+    /// With `traits`, `page` and `personas`.
+    pub(super) context: Object<'a>,
+    /// With `email`.
+    traits: Object<'a>,
+    /// With `email` and `url`.
+    properties: Object<'a>,
+    /// With `url`.
+    page: Object<'a>,
 }
 
 /// What `type` says about an event.
@@ -45,65 +53,36 @@ enum Kind {
     Missing,
 }
 
-/// The raw members of `context` that the rules speak of.
-struct Context<'a> {
-    traits: Option<&'a str>,
-    page: Option<&'a str>,
-    personas: Option<&'a str>,
-}
-
 impl<'a> Event<'a> {
     /// One pass over the bytes: checks that they are one JSON object and finds its members.
     pub(super) fn parse(rules: &Rules, bytes: &'a [u8]) -> Result<Self, Invalid> {
         let text = json::object(bytes)?;
         let timestamp_field = rules.timestamp_fields.first().map_or("timestamp", String::as_str);
-        let [
-            kind,
-            timestamp,
-            traits,
-            email,
-            context,
-            properties,
-            page,
-            url,
-            event,
-            message_id,
-            user_id,
-            integrations,
-            batch,
-        ] = json::members(
-            text,
-            [
-                "type",
-                timestamp_field,
-                "traits",
-                "email",
-                "context",
-                "properties",
-                "page",
-                "url",
-                "event",
-                "messageId",
-                "userId",
-                "integrations",
-                "batch",
-            ],
-        )?;
+        let names = ["type", timestamp_field, "email", "url", "event", "messageId", "userId", "integrations", "batch"];
+        let objects = [
+            ("context", ["traits", "page", "personas"]),
+            ("traits", ["email", NONE, NONE]),
+            ("properties", ["email", "url", NONE]),
+            ("page", ["url", NONE, NONE]),
+        ];
+        let (found, objects) = json::tree(text, names, objects)?;
+        let [kind, timestamp, email, url, event, message_id, user_id, integrations, batch] = found;
+        let [context, traits, properties, page] = objects;
         Ok(Event {
             text,
             kind,
             timestamp,
-            traits,
             email,
-            context,
-            properties,
-            page,
             url,
             event,
             message_id,
             user_id,
             integrations,
             batch,
+            context,
+            traits,
+            properties,
+            page,
         })
     }
 
@@ -144,33 +123,31 @@ impl<'a> Event<'a> {
         if rules.honour_integrations && integrations::switched_off(self.integrations) {
             return Outcome::Filtered(Filtered::IntegrationsOptOut);
         }
-        let [traits, page, personas] = json::look(self.context, ["traits", "page", "personas"]);
-        let context = Context { traits, page, personas };
-        let engage = engage::recognise(context.personas, self.traits);
+        let [_, _, personas] = self.context.within;
+        let engage = engage::recognise(personas, self.traits.raw);
         if engage.is_some() && rules.engage == EngageMode::Skip {
             return Outcome::Filtered(Filtered::EngageSkipped);
         }
-        let email = match self.email(rules, &context) {
+        let email = match self.email(rules) {
             Ok(email) => email,
             Err(reason) => return Outcome::invalid(reason),
         };
         match self.instant(rules, now) {
-            Ok(instant) => Outcome::Identify(self.contact(rules, &context, email, instant, engage)),
+            Ok(instant) => Outcome::Identify(self.contact(rules, email, instant, engage)),
             Err(reason) => Outcome::Invalid { reason, email: Some(email) },
         }
     }
 
-    fn email(&self, rules: &Rules, context: &Context<'a>) -> Result<String, Invalid> {
-        let email_in = |object| once_with(move || json::look(object, ["email"])[0]);
+    fn email(&self, rules: &Rules) -> Result<String, Invalid> {
+        let [context_traits, _, _] = self.context.within;
         // An ordinary id is no attempt at an address: it must not turn a missing email into an invalid one.
         let is_email = |id: &&str| email::first_usable(once(Some(*id))).is_ok();
         let user_id = self.user_id.filter(|_| rules.user_id_as_email).filter(is_email);
         email::first_usable(
-            email_in(self.traits)
-                .chain(once(self.email))
-                .chain(email_in(context.traits))
-                .chain(email_in(self.properties))
-                .chain(once(user_id)),
+            [self.traits.within[0], self.email]
+                .into_iter()
+                .chain(once_with(|| json::look(context_traits, ["email"])[0]))
+                .chain([self.properties.within[0], user_id]),
         )
     }
 
@@ -188,19 +165,12 @@ impl<'a> Event<'a> {
         Err(Invalid::MissingTimestamp)
     }
 
-    fn contact(
-        &self,
-        rules: &Rules,
-        context: &Context<'a>,
-        email: String,
-        instant: Timestamp,
-        engage: Option<Engage<'a>>,
-    ) -> Identify<'a> {
+    fn contact(&self, rules: &Rules, email: String, instant: Timestamp, engage: Option<Engage<'a>>) -> Identify<'a> {
         Identify {
             email,
             instant,
             day: rules.zone.to_datetime(instant).date(),
-            url: self.url(context),
+            url: self.url(),
             event: json::non_blank_text(self.event),
             message_id: json::non_blank_text(self.message_id),
             user_id: text_or_number(self.user_id),
@@ -208,12 +178,13 @@ impl<'a> Event<'a> {
         }
     }
 
-    fn url(&self, context: &Context<'a>) -> Option<Cow<'a, str>> {
-        let url_in = |object| json::non_blank_text(json::look(object, ["url"])[0]);
-        url_in(self.page)
+    fn url(&self) -> Option<Cow<'a, str>> {
+        let [_, context_page, _] = self.context.within;
+        let [_, properties_url, _] = self.properties.within;
+        json::non_blank_text(self.page.within[0])
             .or_else(|| json::non_blank_text(self.url))
-            .or_else(|| url_in(context.page))
-            .or_else(|| url_in(self.properties))
+            .or_else(|| json::non_blank_text(json::look(context_page, ["url"])[0]))
+            .or_else(|| json::non_blank_text(properties_url))
     }
 }
 

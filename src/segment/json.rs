@@ -8,7 +8,7 @@
 use std::borrow::Cow;
 
 use super::Invalid;
-use super::scan::{Malformed, each_item, each_member, is_json, is_space};
+use super::scan::{Key, Malformed, Scanner, each_item, each_member, is_json, is_space, walk};
 
 /// The text of the JSON object in `bytes`, not yet checked beyond its first character: `members` does that.
 pub(super) fn object(bytes: &[u8]) -> Result<&str, Invalid> {
@@ -25,19 +25,103 @@ pub(super) fn object(bytes: &[u8]) -> Result<&str, Invalid> {
 
 /// Checks that `object` is one JSON object and nothing else, and gives the raw text of the named members.
 pub(super) fn members<'a, const N: usize>(object: &'a str, names: [&str; N]) -> Result<[Option<&'a str>; N], Invalid> {
-    let mut exact = [None; N];
-    let mut other_case = [None; N];
-    let found = each_member(object, |key, value| {
-        let key = text_within(key);
-        for (index, name) in names.iter().enumerate() {
-            if key.len() == name.len() && key.eq_ignore_ascii_case(name) {
-                let slots = if key == *name { &mut exact } else { &mut other_case };
-                slots[index] = Some(value);
+    tree(object, names, []).map(|(found, [])| found)
+}
+
+/// How many members of an object can be asked for together with it.
+pub(super) const WITHIN: usize = 3;
+
+/// A member, and if it is an object, members of its own: raw text.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Object<'a> {
+    pub(super) raw: Option<&'a str>,
+    pub(super) within: [Option<&'a str>; WITHIN],
+}
+
+/// As `members`, and of some of them members of their own: all in one pass, since a pass is what costs.
+pub(super) fn tree<'a, const N: usize, const M: usize>(
+    object: &'a str,
+    names: [&str; N],
+    objects: [(&str, [&str; WITHIN]); M],
+) -> Result<([Option<&'a str>; N], [Object<'a>; M]), Invalid> {
+    let mut found = [Slot::default(); N];
+    let mut found_objects = [Slot::default(); M];
+    let walked = walk(object, |key, scanner| {
+        let key = said(key);
+        let value = match objects.iter().position(|(name, _)| is_same(&key, name)) {
+            None => scanner.value()?,
+            Some(at) => {
+                let (name, names_within) = objects[at];
+                let object = object_here(scanner, names_within)?;
+                found_objects[at].offer(key == name, object);
+                object.raw.ok_or(Malformed)?
             }
-        }
+        };
+        offer_all(&mut found, &names, &key, value);
+        Ok(())
     });
-    found.map_err(|Malformed| Invalid::NotJson)?;
-    Ok(std::array::from_fn(|index| exact[index].or(other_case[index])))
+    walked.map_err(|Malformed| Invalid::NotJson)?;
+    Ok((found.map(Slot::get), found_objects.map(|slot| slot.get().unwrap_or_default())))
+}
+
+/// The value that begins here, with members of its own if it has any.
+fn object_here<'a>(scanner: &mut Scanner<'a>, names: [&str; WITHIN]) -> Result<Object<'a>, Malformed> {
+    let mut within = [Slot::default(); WITHIN];
+    let raw = if scanner.is_at_object() {
+        scanner.members(|key, scanner| {
+            offer_all(&mut within, &names, &said(key), scanner.value()?);
+            Ok(())
+        })?
+    } else {
+        scanner.value()?
+    };
+    Ok(Object { raw: Some(raw), within: within.map(Slot::get) })
+}
+
+/// What has been found under a name so far.
+#[derive(Clone, Copy)]
+struct Slot<T> {
+    value: Option<T>,
+    is_exact: bool,
+}
+
+impl<T> Default for Slot<T> {
+    fn default() -> Self {
+        Slot { value: None, is_exact: false }
+    }
+}
+
+impl<T> Slot<T> {
+    fn offer(&mut self, is_exact: bool, value: T) {
+        if is_exact || !self.is_exact {
+            *self = Slot { value: Some(value), is_exact };
+        }
+    }
+
+    fn get(self) -> Option<T> {
+        self.value
+    }
+}
+
+fn said(key: Key<'_>) -> Cow<'_, str> {
+    if key.escaped { text_within(key.raw) } else { Cow::Borrowed(within_quotes(key.raw)) }
+}
+
+fn within_quotes(raw: &str) -> &str {
+    raw.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(raw)
+}
+
+#[inline(always)] // Nearly always the lengths differ, and that is a call saved seventy times an event.
+fn is_same(key: &str, name: &str) -> bool {
+    key.len() == name.len() && key.eq_ignore_ascii_case(name)
+}
+
+fn offer_all<'a>(slots: &mut [Slot<&'a str>], names: &[&str], key: &str, value: &'a str) {
+    for (slot, name) in slots.iter_mut().zip(names) {
+        if is_same(key, name) {
+            slot.offer(key == *name, value);
+        }
+    }
 }
 
 /// The named members of a value cut out before; of a missing value or one that is no object, none.
@@ -93,7 +177,7 @@ pub(super) fn non_blank_text(raw: Option<&str>) -> Option<Cow<'_, str>> {
 /// What stands between the quotes of a raw string, its escapes resolved. A lone surrogate, which JavaScript and
 /// Python emit and which no Rust string can hold, becomes U+FFFD.
 pub(super) fn text_within(raw: &str) -> Cow<'_, str> {
-    let inner = raw.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(raw);
+    let inner = within_quotes(raw);
     let Some(mut escape) = memchr::memchr(b'\\', inner.as_bytes()) else {
         return Cow::Borrowed(inner);
     };

@@ -15,28 +15,23 @@ pub(super) fn is_space(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t' | b'\n' | b'\r')
 }
 
-/// Calls `each` with the raw key (quotes and all) and the raw value of every member, in order, of a text that is one
-/// object and nothing else. What was called for before the text proved to be none is not taken back.
-pub(super) fn each_member<'a>(object: &'a str, mut each: impl FnMut(&'a str, &'a str)) -> Scanned<()> {
-    let mut scanner = Scanner::new(object);
-    scanner.expect(b'{')?;
-    if !scanner.takes(b'}') {
-        loop {
-            let key = scanner.key()?;
-            let value = scanner.value()?;
-            each(key, value);
-            if !scanner.takes(b',') {
-                break;
-            }
-        }
-        scanner.expect(b'}')?;
-    }
+/// Walks through a text that is one object and nothing else. `each` is called behind the colon of every member, with the
+/// key, and has to take the value. What it was called for before the text proved to be none is not taken
+/// back.
+pub(super) fn walk<'a>(object: &'a str, each: impl FnMut(Key<'a>, &mut Scanner<'a>) -> Scanned<()>) -> Scanned<()> {
+    let mut scanner = Scanner { text: object, at: 0 };
+    scanner.members(each)?;
     scanner.end()
+}
+
+/// As `walk`, with the raw value of every member.
+pub(super) fn each_member<'a>(object: &'a str, mut each: impl FnMut(&'a str, &'a str)) -> Scanned<()> {
+    walk(object, |key, scanner| scanner.value().map(|value| each(key.raw, value)))
 }
 
 /// Calls `each` with the raw items of a text that is one array and nothing else.
 pub(super) fn each_item<'a>(array: &'a str, mut each: impl FnMut(&'a str)) -> Scanned<()> {
-    let mut scanner = Scanner::new(array);
+    let mut scanner = Scanner { text: array, at: 0 };
     scanner.expect(b'[')?;
     if !scanner.takes(b']') {
         loop {
@@ -52,20 +47,25 @@ pub(super) fn each_item<'a>(array: &'a str, mut each: impl FnMut(&'a str)) -> Sc
 
 /// Whether the text is one JSON value and nothing else.
 pub(super) fn is_json(text: &str) -> bool {
-    let mut scanner = Scanner::new(text);
+    let mut scanner = Scanner { text, at: 0 };
     scanner.value().and_then(|_| scanner.end()).is_ok()
 }
 
-struct Scanner<'a> {
+/// The key of a member, quotes and all.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Key<'a> {
+    pub(super) raw: &'a str,
+    /// Whether there are escapes in it.
+    pub(super) escaped: bool,
+}
+
+/// A place in a text.
+pub(super) struct Scanner<'a> {
     text: &'a str,
     at: usize,
 }
 
 impl<'a> Scanner<'a> {
-    fn new(text: &'a str) -> Self {
-        Scanner { text, at: 0 }
-    }
-
     fn peek(&self) -> Option<u8> {
         self.text.as_bytes().get(self.at).copied()
     }
@@ -97,18 +97,42 @@ impl<'a> Scanner<'a> {
         self.text.get(start..self.at).ok_or(Malformed)
     }
 
-    /// A raw key; the colon behind it is taken too.
-    fn key(&mut self) -> Scanned<&'a str> {
+    /// The colon behind it is taken too.
+    fn key(&mut self) -> Scanned<Key<'a>> {
         self.skip_space();
         let start = self.at;
-        self.text()?;
-        let key = self.since(start)?;
+        let escaped = self.text()?;
+        let raw = self.since(start)?;
         self.expect(b':')?;
-        Ok(key)
+        Ok(Key { raw, escaped })
+    }
+
+    /// Whether an object begins here.
+    pub(super) fn is_at_object(&mut self) -> bool {
+        self.skip_space();
+        self.peek() == Some(b'{')
+    }
+
+    /// As `walk`, of the object that begins here; its raw text.
+    pub(super) fn members(&mut self, mut each: impl FnMut(Key<'a>, &mut Self) -> Scanned<()>) -> Scanned<&'a str> {
+        self.skip_space();
+        let start = self.at;
+        self.expect(b'{')?;
+        if !self.takes(b'}') {
+            loop {
+                let key = self.key()?;
+                each(key, self)?;
+                if !self.takes(b',') {
+                    break;
+                }
+            }
+            self.expect(b'}')?;
+        }
+        self.since(start)
     }
 
     /// A raw value of any kind, without the space around it.
-    fn value(&mut self) -> Scanned<&'a str> {
+    pub(super) fn value(&mut self) -> Scanned<&'a str> {
         self.skip_space();
         let start = self.at;
         if matches!(self.peek(), Some(b'{' | b'[')) {
@@ -156,7 +180,7 @@ impl<'a> Scanner<'a> {
 
     fn scalar(&mut self) -> Scanned<()> {
         match self.peek() {
-            Some(b'"') => self.text(),
+            Some(b'"') => self.text().map(drop),
             Some(b'-' | b'0'..=b'9') => self.number(),
             Some(b't') => self.word("true"),
             Some(b'f') => self.word("false"),
@@ -198,22 +222,25 @@ impl<'a> Scanner<'a> {
         if self.at > start { Ok(()) } else { Err(Malformed) }
     }
 
-    fn text(&mut self) -> Scanned<()> {
+    /// Whether it holds escapes.
+    fn text(&mut self) -> Scanned<bool> {
         if self.peek() != Some(b'"') {
             return Err(Malformed);
         }
         self.at += 1;
+        let mut escaped = false;
         loop {
             self.at += plain_length(&self.text.as_bytes()[self.at..]);
             match self.peek() {
                 Some(b'"') => {
                     self.at += 1;
-                    return Ok(());
+                    return Ok(escaped);
                 }
                 Some(b'\\') => self.escape()?,
                 // The text does not end, or holds a control character.
                 _ => return Err(Malformed),
             }
+            escaped = true;
         }
     }
 
@@ -236,15 +263,28 @@ fn closing(is_object: bool) -> u8 {
 /// How many bytes come before the first quote, backslash or control character.
 fn plain_length(bytes: &[u8]) -> usize {
     const WORD: usize = size_of::<u64>();
-    let (words, rest) = bytes.as_chunks::<WORD>();
+    // Long texts by the block, as far as there is nothing but plain bytes in it.
+    let (blocks, _) = bytes.as_chunks::<BLOCK>();
+    let plain = BLOCK * blocks.iter().take_while(|block| is_all_plain(block)).count();
+    let (words, rest) = bytes[plain..].as_chunks::<WORD>();
     for (index, word) in words.iter().enumerate() {
         let found = not_plain(u64::from_le_bytes(*word));
         if found != 0 {
-            return index * WORD + (found.trailing_zeros() / 8) as usize;
+            return plain + index * WORD + (found.trailing_zeros() / 8) as usize;
         }
     }
-    let is_plain = |byte: &u8| *byte >= b' ' && *byte != b'"' && *byte != b'\\';
-    words.len() * WORD + rest.iter().position(|byte| !is_plain(byte)).unwrap_or(rest.len())
+    plain + words.len() * WORD + rest.iter().position(|byte| !is_plain(*byte)).unwrap_or(rest.len())
+}
+
+fn is_plain(byte: u8) -> bool {
+    byte >= b' ' && byte != b'"' && byte != b'\\'
+}
+
+const BLOCK: usize = 32;
+
+/// Without an early end and with single bars, so that it is vectorised.
+fn is_all_plain(block: &[u8; BLOCK]) -> bool {
+    block.iter().fold(true, |all, byte| all & (*byte >= b' ') & (*byte != b'"') & (*byte != b'\\'))
 }
 
 /// Sets the highest bit of each byte that is a quote, a backslash or a control character. Bytes above the lowest one that it
