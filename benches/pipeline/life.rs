@@ -23,11 +23,12 @@ pub fn outage_memory(bench: &Bench) -> Result<Row, String> {
         Ok::<_, String>(["VmRSS", "VmHWM"].map(|field| memory(program.pid(), field) as f64 / f64::from(1 << 20)))
     };
     bench.rounds(|row| {
-        let ([few, _], [many, peak]) = (waiting(bench.events(1_000_000) / 100)?, waiting(bench.events(1_000_000))?);
+        let all = bench.events(1_000_000);
+        let ([few, _], [tenth, _], [many, peak]) = (waiting(all / 100)?, waiting(all / 10)?, waiting(all)?);
         row.ours.push(many);
         row.bare.push(few);
         row.value.push(many / few);
-        row.note = format!("at most {peak:.0} MiB, while the events came");
+        row.note = format!("with 100 k waiting {tenth:.0} MiB; at most {peak:.0} MiB, while the events came");
         Ok(())
     })
 }
