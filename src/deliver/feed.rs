@@ -79,8 +79,10 @@ pub enum ToFeed {
     Close,
 }
 
-/// The longest poll without a record: how long a message from the loop may wait.
-const IDLE_POLL: Duration = Duration::from_millis(20);
+/// The longest poll without a record: how long a message from the loop may wait. Each poll costs a tenth of a millisecond.
+const BUSY_POLL: Duration = Duration::from_millis(20);
+/// The same while nothing is pending, so that no message is urgent.
+const IDLE_POLL: Duration = Duration::from_millis(50);
 const BURST: usize = 256;
 /// While the circuit is open reading pauses when so many events are pending, and one more for each probe that found none
 /// that had not failed: probes need other contacts to choose from than those that may be why it opened.
@@ -155,7 +157,7 @@ impl Feed {
                 Intake::Pause => false,
             };
             if wait {
-                match self.commands.recv_timeout(IDLE_POLL) {
+                match self.commands.recv_timeout(BUSY_POLL) {
                     Ok(ToFeed::Close) | Err(RecvTimeoutError::Disconnected) => return,
                     Ok(command) => self.obey(command),
                     Err(RecvTimeoutError::Timeout) => {}
@@ -196,7 +198,7 @@ impl Feed {
     fn poll_burst(&mut self) -> Result<Vec<QueueRecord>, KafkaProblem> {
         let mut records = Vec::new();
         let most = self.ahead.wanted().clamp(1, BURST);
-        let mut wait = IDLE_POLL;
+        let mut wait = if self.budget.events() == 0 { IDLE_POLL } else { BUSY_POLL };
         while records.len() < most {
             match self.consumer.poll(wait) {
                 None => break,

@@ -6,9 +6,9 @@ use std::iter::{once, once_with};
 use jiff::Timestamp;
 
 use super::engage::{self, Engage};
+use super::json::Object;
 use super::{EngageMode, Filtered, Identify, Invalid, Outcome, Rules};
 use super::{email, integrations, json, timestamp};
-use json::Object;
 
 /// Fills up the names of members: nothing reads what is found under it.
 const NONE: &str = "";

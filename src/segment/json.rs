@@ -52,20 +52,23 @@ pub(super) fn tree<'a, const N: usize, const M: usize>(
             None => scanner.value()?,
             Some(at) => {
                 let (name, names_within) = objects[at];
-                let object = object_here(scanner, names_within)?;
-                found_objects[at].offer(key == name, object);
-                object.raw.ok_or(Malformed)?
+                let (raw, within) = object_here(scanner, names_within)?;
+                found_objects[at].offer(key == name, Object { raw: Some(raw), within });
+                raw
             }
         };
         offer_all(&mut found, &names, &key, value);
         Ok(())
     });
     walked.map_err(|Malformed| Invalid::NotJson)?;
-    Ok((found.map(Slot::get), found_objects.map(|slot| slot.get().unwrap_or_default())))
+    Ok((found.map(|slot| slot.value), found_objects.map(|slot| slot.value.unwrap_or_default())))
 }
 
-/// The value that begins here, with members of its own if it has any.
-fn object_here<'a>(scanner: &mut Scanner<'a>, names: [&str; WITHIN]) -> Result<Object<'a>, Malformed> {
+/// The value that begins here, and the named ones of its members if it has any.
+fn object_here<'a>(
+    scanner: &mut Scanner<'a>,
+    names: [&str; WITHIN],
+) -> Result<(&'a str, [Option<&'a str>; WITHIN]), Malformed> {
     let mut within = [Slot::default(); WITHIN];
     let raw = if scanner.is_at_object() {
         scanner.members(|key, scanner| {
@@ -75,7 +78,7 @@ fn object_here<'a>(scanner: &mut Scanner<'a>, names: [&str; WITHIN]) -> Result<O
     } else {
         scanner.value()?
     };
-    Ok(Object { raw: Some(raw), within: within.map(Slot::get) })
+    Ok((raw, within.map(|slot| slot.value)))
 }
 
 /// What has been found under a name so far.
@@ -97,12 +100,9 @@ impl<T> Slot<T> {
             *self = Slot { value: Some(value), is_exact };
         }
     }
-
-    fn get(self) -> Option<T> {
-        self.value
-    }
 }
 
+/// What a key says, its escapes resolved.
 fn said(key: Key<'_>) -> Cow<'_, str> {
     if key.escaped { text_within(key.raw) } else { Cow::Borrowed(within_quotes(key.raw)) }
 }

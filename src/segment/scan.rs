@@ -1,7 +1,7 @@
 //! Walks through JSON text once and cuts it into raw values; strict about the grammar (RFC 8259), decodes nothing.
 //!
-//! Nearly all of the time that ingest spends on an event is spent here, so the one loop that sees most of the bytes, the
-//! inside of a text, takes them by the word. A nesting of any depth is walked through without recursion.
+//! Ingest spends more on this than on anything else that it does with an identify call, so the loop that sees most of the bytes,
+//! the inside of a text, takes them by the block and by the word. A nesting of any depth is walked through without recursion.
 //! What counts as JSON is what serde_json calls so, which the property tests compare with.
 
 /// The text is no JSON, or not what was asked for.
@@ -16,8 +16,7 @@ pub(super) fn is_space(byte: u8) -> bool {
 }
 
 /// Walks through a text that is one object and nothing else. `each` is called behind the colon of every member, with the
-/// key, and has to take the value. What it was called for before the text proved to be none is not taken
-/// back.
+/// key, and has to take the value. What it was called for before the text proved to be none is not taken back.
 pub(super) fn walk<'a>(object: &'a str, each: impl FnMut(Key<'a>, &mut Scanner<'a>) -> Scanned<()>) -> Scanned<()> {
     let mut scanner = Scanner { text: object, at: 0 };
     scanner.members(each)?;
@@ -190,9 +189,11 @@ impl<'a> Scanner<'a> {
     }
 
     fn word(&mut self, word: &str) -> Scanned<()> {
-        let is_it = self.text.as_bytes()[self.at..].starts_with(word.as_bytes());
+        if !self.text.as_bytes()[self.at..].starts_with(word.as_bytes()) {
+            return Err(Malformed);
+        }
         self.at += word.len();
-        if is_it { Ok(()) } else { Err(Malformed) }
+        Ok(())
     }
 
     fn number(&mut self) -> Scanned<()> {
@@ -260,9 +261,11 @@ fn closing(is_object: bool) -> u8 {
     if is_object { b'}' } else { b']' }
 }
 
+const BLOCK: usize = 32;
+const WORD: usize = size_of::<u64>();
+
 /// How many bytes come before the first quote, backslash or control character.
 fn plain_length(bytes: &[u8]) -> usize {
-    const WORD: usize = size_of::<u64>();
     // Long texts by the block, as far as there is nothing but plain bytes in it.
     let (blocks, _) = bytes.as_chunks::<BLOCK>();
     let plain = BLOCK * blocks.iter().take_while(|block| is_all_plain(block)).count();
@@ -279,8 +282,6 @@ fn plain_length(bytes: &[u8]) -> usize {
 fn is_plain(byte: u8) -> bool {
     byte >= b' ' && byte != b'"' && byte != b'\\'
 }
-
-const BLOCK: usize = 32;
 
 /// Without an early end and with single bars, so that it is vectorised.
 fn is_all_plain(block: &[u8; BLOCK]) -> bool {
