@@ -51,7 +51,7 @@ struct Arguments {
     /// Where to write the figures as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Write the table into benches/README.md
+    /// Write what was measured into the table of benches/README.md
     #[arg(long)]
     write: bool,
     /// What cargo bench says; nothing here

@@ -1,10 +1,10 @@
-//! What came out: a table for people, JSON for programs, and the page that keeps the last full run.
+//! What came out: a table for people, JSON for programs, and the page that keeps what each figure came to last.
 
 use std::path::Path;
 
 use crate::bench::Row;
 use crate::child::Sample;
-use crate::figures::{Figure, Target};
+use crate::figures::{FIGURES, Figure, Target};
 
 const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/README.md");
 const BEGIN: &str = "<!-- figures -->";
@@ -89,23 +89,26 @@ pub fn line(figure: &Figure, row: &Row) -> String {
 }
 
 pub fn table(rows: &[(&Figure, Row)]) -> String {
-    let mut text = "| figure | ours | bare | value | target | met | |\n|---|---|---|---|---|---|---|\n".to_owned();
-    for (figure, row) in rows {
-        text.push_str(&format!(
-            "| **{}**: {} | {} {} | {} | {} {} | {} | {} | {} |\n",
-            figure.name,
-            figure.what,
-            told(&row.ours),
-            figure.unit,
-            told(&row.bare),
-            told(&row.value),
-            figure.value,
-            target(figure.target),
-            verdict(figure, row),
-            note(row)
-        ));
-    }
-    text
+    rows.iter().map(|(figure, row)| line_of_table(figure, row)).fold(HEAD.to_owned(), |table, line| table + &line)
+}
+
+const HEAD: &str = "| figure | ours | bare | value | target | met | | on |\n|---|---|---|---|---|---|---|---|\n";
+
+fn line_of_table(figure: &Figure, row: &Row) -> String {
+    format!(
+        "| **{}**: {} | {} {} | {} | {} {} | {} | {} | {} | {} |\n",
+        figure.name,
+        figure.what,
+        told(&row.ours),
+        figure.unit,
+        told(&row.bare),
+        told(&row.value),
+        figure.value,
+        target(figure.target),
+        verdict(figure, row),
+        note(row),
+        jiff::Timestamp::now().strftime("%Y-%m-%d")
+    )
 }
 
 pub fn json(rows: &[(&Figure, Row)]) -> String {
@@ -125,13 +128,21 @@ pub fn json(rows: &[(&Figure, Row)]) -> String {
     serde_json::to_string_pretty(&rows).unwrap_or_default()
 }
 
-/// Between the two marks of the page.
+/// Between the two marks of the page; a figure that was not measured keeps its line.
 pub fn write_into_page(rows: &[(&Figure, Row)]) -> Result<(), String> {
     let failed = |error: std::io::Error| format!("{PAGE}: {error}");
     let page = std::fs::read_to_string(Path::new(PAGE)).map_err(failed)?;
-    let parts = page.split_once(BEGIN).and_then(|(before, rest)| Some((before, rest.split_once(END)?.1)));
-    let (before, after) = parts.ok_or_else(|| format!("{PAGE} has no {BEGIN} … {END}"))?;
-    let date = jiff::Timestamp::now().strftime("%Y-%m-%d");
-    let text = format!("{before}{BEGIN}\nMeasured on {date}.\n\n{}{END}{after}", table(rows));
-    std::fs::write(PAGE, text).map_err(failed)
+    let parts = page.split_once(BEGIN).and_then(|(before, rest)| {
+        let (kept, after) = rest.split_once(END)?;
+        Some((before, kept, after))
+    });
+    let (before, kept, after) = parts.ok_or_else(|| format!("{PAGE} has no {BEGIN} … {END}"))?;
+    let lines = FIGURES.iter().filter_map(|figure| {
+        let measured = rows.iter().find(|(measured, _)| measured.name == figure.name);
+        let begin = format!("| **{}**:", figure.name);
+        let kept = || kept.lines().find(|line| line.starts_with(&begin)).map(|line| format!("{line}\n"));
+        measured.map(|(figure, row)| line_of_table(figure, row)).or_else(kept)
+    });
+    let table = lines.fold(HEAD.to_owned(), |table, line| table + &line);
+    std::fs::write(PAGE, format!("{before}{BEGIN}\n{table}{END}{after}")).map_err(failed)
 }
