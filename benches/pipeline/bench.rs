@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::child::{Child, Sample};
 use crate::kafka::{self, Kafka};
 use crate::load;
+use crate::report::spread;
 
 /// What a figure came to, round by round.
 #[derive(Debug, Default)]
@@ -20,6 +21,29 @@ pub struct Row {
     pub samples: Vec<(Sample, Sample)>,
     /// What else is worth a look.
     pub note: String,
+}
+
+impl Row {
+    /// Takes a round in: what `figure` says of the program and of the bare client, and `value` of both.
+    pub fn compare(&mut self, ours: Sample, bare: Sample, figure: fn(&Sample) -> f64, value: impl Fn(f64, f64) -> f64) {
+        let figures = (figure(&ours), figure(&bare));
+        self.ours.push(figures.0);
+        self.bare.push(figures.1);
+        self.value.push(value(figures.0, figures.1));
+        self.samples.push((ours, bare));
+    }
+
+    /// For a value that is no ratio to the bare pipe: that ratio as well, of the medians.
+    pub fn beside_the_bare_pipe(mut self) -> Row {
+        if let (Some([_, ours, _]), Some([_, bare, _])) = (spread(&self.ours), spread(&self.bare)) {
+            self.note = format!("{:.2} of the bare pipe", ours / bare);
+        }
+        self
+    }
+}
+
+pub fn ratio(ours: f64, bare: f64) -> f64 {
+    ours / bare
 }
 
 /// What the figures share.

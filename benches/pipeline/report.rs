@@ -11,7 +11,7 @@ const BEGIN: &str = "<!-- figures -->";
 const END: &str = "<!-- /figures -->";
 
 /// Smallest, median, largest.
-fn spread(values: &[f64]) -> Option<[f64; 3]> {
+pub fn spread(values: &[f64]) -> Option<[f64; 3]> {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     // Of an even number, what lies between the two in the middle.

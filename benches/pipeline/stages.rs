@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::bench::{Bench, INGESTED, RECEIVED, Row, SETTLED, stand_in};
+use crate::bench::{Bench, INGESTED, RECEIVED, Row, SETTLED, ratio, stand_in};
 use crate::child::Sample;
 use crate::load;
 use crate::program::Program;
@@ -20,10 +20,7 @@ pub fn ingest_mixed(bench: &Bench) -> Result<Row, String> {
     bench.rounds(|row| {
         let bare = bench.bare(&["consume", bench.brokers(), topic, &events.to_string()])?;
         let ours = ingest_alone(bench, topic, events)?;
-        row.ours.push(ours.rate());
-        row.bare.push(bare.rate());
-        row.value.push(ours.rate() / bare.rate());
-        row.samples.push((ours, bare));
+        row.compare(ours, bare, Sample::rate, ratio);
         Ok(())
     })
 }
@@ -35,11 +32,8 @@ pub fn ingest_identify(bench: &Bench) -> Result<Row, String> {
         load::create_topic(bench.brokers(), &to, &[])?;
         let bare = bench.bare(&["copy", bench.brokers(), topic, &to, &events.to_string()])?;
         let ours = ingest_alone(bench, topic, events)?;
-        row.ours.push(ours.cpu_each());
-        row.bare.push(bare.cpu_each());
-        row.value.push(ours.cpu_each() / bare.cpu_each());
         row.note = format!("{:.0} events/s, bare {:.0}", ours.rate(), bare.rate());
-        row.samples.push((ours, bare));
+        row.compare(ours, bare, Sample::cpu_each, ratio);
         Ok(())
     })
 }
@@ -53,50 +47,40 @@ fn deliver_alone(bench: &Bench, prefix: &str, url: &str, in_flight: usize, event
     Program::start(&settings)?.sample(SETTLED, SETTLED, events)
 }
 
-fn fill_queue(bench: &Bench, prefix: &str, events: u64) -> Result<String, String> {
-    let queue = format!("{prefix}.queue");
-    load::fill(bench.brokers(), &queue, events, &[], queue_record)?;
-    Ok(queue)
-}
-
 /// Each of another contact.
 pub fn queue_record(number: u64) -> (Option<Vec<u8>>, Vec<u8>) {
     (Some(format!("p{number}@example.com").into_bytes()), load::identify(number, &format!("m{number}"), 700))
 }
 
-pub fn deliver(bench: &Bench) -> Result<Row, String> {
+/// The bare pipe, and the program, each with a stand-in that answers after so long.
+fn deliver_beside_pipe(
+    bench: &Bench,
+    latency: Duration,
+    in_flight: usize,
+    value: impl Fn(f64, f64) -> f64,
+) -> Result<Row, String> {
     let events = bench.events(200_000);
-    let (_stand_in, url) = stand_in(Duration::ZERO)?;
+    let (_stand_in, url) = stand_in(latency)?;
     bench.rounds(|row| {
         let (prefix, to) = (bench.prefix(), bench.prefix());
-        let queue = fill_queue(bench, &prefix, events)?;
+        let queue = format!("{prefix}.queue");
+        load::fill(bench.brokers(), &queue, events, &[], queue_record)?;
         load::create_topic(bench.brokers(), &to, &[])?;
-        let bare = bench.bare(&["pipe", bench.brokers(), &queue, &to, &url, "64", &events.to_string()])?;
-        let ours = deliver_alone(bench, &prefix, &url, 64, events)?;
-        row.ours.push(ours.rate());
-        row.bare.push(bare.rate());
-        row.value.push(ours.rate() / bare.rate());
-        row.samples.push((ours, bare));
+        let (most, count) = (in_flight.to_string(), events.to_string());
+        let bare = bench.bare(&["pipe", bench.brokers(), &queue, &to, &url, &most, &count])?;
+        let ours = deliver_alone(bench, &prefix, &url, in_flight, events)?;
+        row.compare(ours, bare, Sample::rate, &value);
         Ok(())
     })
 }
 
+pub fn deliver(bench: &Bench) -> Result<Row, String> {
+    deliver_beside_pipe(bench, Duration::ZERO, 64, ratio)
+}
+
 pub fn deliver_slow(bench: &Bench) -> Result<Row, String> {
-    let events = bench.events(200_000);
-    let (_stand_in, url) = stand_in(Duration::from_millis(20))?;
-    let most = 256.0 / 0.020;
-    bench.rounds(|row| {
-        let (prefix, to) = (bench.prefix(), bench.prefix());
-        let queue = fill_queue(bench, &prefix, events)?;
-        load::create_topic(bench.brokers(), &to, &[])?;
-        // Timers and the way there make more of the 20 ms for everybody.
-        let bare = bench.bare(&["pipe", bench.brokers(), &queue, &to, &url, "256", &events.to_string()])?;
-        let ours = deliver_alone(bench, &prefix, &url, 256, events)?;
-        row.ours.push(ours.rate());
-        row.bare.push(bare.rate());
-        row.value.push(ours.rate() / most);
-        row.note = format!("{:.2} of the bare pipe", ours.rate() / bare.rate());
-        row.samples.push((ours, bare));
-        Ok(())
-    })
+    const MOST: f64 = 256.0 / 0.020;
+    // Timers and the way there make more of the 20 ms for everybody, the bare pipe too.
+    let row = deliver_beside_pipe(bench, Duration::from_millis(20), 256, |ours, _| ours / MOST)?;
+    Ok(row.beside_the_bare_pipe())
 }

@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use nat_destination::dedup::{DedupKey, Delivered, DeliveredSet, Key, Kind, Place};
 
-use crate::bench::{Bench, RESTORED, Row, SETTLED, stand_in};
-use crate::child::{cpu, memory};
+use crate::bench::{Bench, RESTORED, Row, SETTLED, ratio, stand_in};
+use crate::child::{Sample, cpu, memory};
 use crate::load;
 use crate::program::Program;
 use crate::stages::queue_record;
@@ -54,10 +54,7 @@ pub fn restore(bench: &Bench) -> Result<Row, String> {
         let bare = bench.bare(&["consume", bench.brokers(), &topic, &entries.to_string()])?;
         let settings = bench.settings(&prefix, &source, "http://127.0.0.1:9/");
         let ours = Program::start(&settings)?.sample(RESTORED, RESTORED, entries)?;
-        row.ours.push(ours.rate());
-        row.bare.push(bare.rate());
-        row.value.push(ours.rate() / bare.rate());
-        row.samples.push((ours, bare));
+        row.compare(ours, bare, Sample::rate, ratio);
         Ok(())
     })
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use rdkafka::producer::{BaseRecord, Producer};
 
 use crate::bench::{Bench, RECEIVED, Row, SETTLED, prepared, stand_in};
-use crate::child::Child;
+use crate::child::{Child, Sample};
 use crate::load;
 use crate::program::Program;
 
@@ -18,18 +18,15 @@ const CONNECT_MIXED: f64 = 36.0 / 48.0;
 fn pipeline(bench: &Bench, topic: &str, events: u64, connect: f64) -> Result<Row, String> {
     let (calls, count) = bench.identify()?;
     let (_stand_in, url) = stand_in(Duration::ZERO)?;
-    bench.rounds(|row| {
+    let row = bench.rounds(|row| {
         let (prefix, to) = (bench.prefix(), bench.prefix());
         load::create_topic(bench.brokers(), &to, &[])?;
         let bare = bench.bare(&["pipe", bench.brokers(), calls, &to, &url, "64", &count.to_string()])?;
         let ours = Program::start(&bench.settings(&prefix, topic, &url))?.sample(RECEIVED, SETTLED, events)?;
-        row.ours.push(ours.rate());
-        row.bare.push(bare.rate());
-        row.value.push(ours.rate() / (bare.rate() * connect));
-        row.note = format!("{:.2} of the bare pipe", ours.rate() / bare.rate());
-        row.samples.push((ours, bare));
+        row.compare(ours, bare, Sample::rate, |ours, bare| ours / (bare * connect));
         Ok(())
-    })
+    })?;
+    Ok(row.beside_the_bare_pipe())
 }
 
 pub fn pipeline_identify(bench: &Bench) -> Result<Row, String> {

@@ -2,7 +2,7 @@
 //! taken off again when the event becomes a dead letter.
 
 use std::borrow::Cow;
-use std::fmt::{self, Write};
+use std::fmt;
 
 use rdkafka::message::{Header, OwnedHeaders};
 
@@ -12,8 +12,6 @@ use crate::kafka::Headers;
 pub const SOURCE: &str = "nat.source";
 /// The source record's key, where it had one.
 pub const SOURCE_KEY: &str = "nat.source.key";
-/// A hint: what the numbers of a source take, as a rule.
-const LONGEST_NUMBERS: usize = 48;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Origin<'a> {
@@ -40,9 +38,7 @@ impl fmt::Display for Origin<'_> {
 impl Origin<'_> {
     /// Puts the where-from headers behind the original ones.
     pub fn append_to(&self, headers: OwnedHeaders) -> OwnedHeaders {
-        let mut source = String::with_capacity(self.topic.len() + LONGEST_NUMBERS);
-        // Into memory: it cannot fail.
-        let _ = write!(source, "{self}");
+        let source = self.to_string();
         let headers = headers.insert(Header { key: SOURCE, value: Some(&source) });
         match &self.key {
             Some(key) => headers.insert(Header { key: SOURCE_KEY, value: Some(key.as_ref()) }),

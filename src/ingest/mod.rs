@@ -124,7 +124,7 @@ impl Ingest<'_> {
     fn poll_burst(&mut self) -> Result<(), KafkaProblem> {
         let Ingest { consumer, state } = self;
         let mut wait = if state.revoking.is_some() { Duration::from_millis(5) } else { IDLE_POLL };
-        // One for all of them, since looking at the clock costs as much as a tenth of a record.
+        // One look at the clock for all of them: it costs a thirtieth of what a record does.
         let mut now = None;
         for _ in 0..BURST {
             match consumer.poll(wait) {
@@ -304,8 +304,7 @@ impl State<'_> {
         let token = self.sources.token(slot, message.offset(), event.len(), write);
         match outcome {
             segment::Outcome::Identify(identify) => {
-                let own = || OwnedHeaders::new_with_capacity(2);
-                let headers = message.headers().map_or_else(own, |headers| headers.detach());
+                let headers = message.headers().map_or_else(OwnedHeaders::new, |headers| headers.detach());
                 let record = OutgoingRecord {
                     topic: &self.config.topics.queue,
                     partition: None,

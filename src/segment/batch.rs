@@ -9,7 +9,7 @@ use std::borrow::Cow;
 use std::collections::HashSet;
 
 use super::event::Event;
-use super::{Filtered, Invalid, Outcome, Rules, json, scan};
+use super::{Filtered, Invalid, Outcome, Rules, json, members};
 
 /// The most bytes that are written into the items of one batch. Real batches need a thousandth; without an end,
 /// a record of one megabyte with a large context and many small items would unfold to gigabytes.
@@ -52,7 +52,7 @@ impl<'a> Shared<'a> {
     /// Without members, and so of no effect, when it is missing or no object.
     fn new(name: &'static str, raw: Option<&'a str>) -> Self {
         let object = raw.filter(|raw| json::is_object(raw)).unwrap_or("{}");
-        Shared { name, object, members: members_of(object) }
+        Shared { name, object, members: members(object) }
     }
 
     /// What the item's own raw object becomes; `None` when it stays as it is.
@@ -66,7 +66,7 @@ impl<'a> Shared<'a> {
         if !json::is_object(own) {
             return None;
         }
-        let own_members = members_of(own);
+        let own_members = members(own);
         let own_names: HashSet<_> = own_members.iter().map(|(key, _)| self.name_of(key)).collect();
         let mut merged = String::from("{");
         for (key, value) in &self.members {
@@ -92,13 +92,6 @@ impl<'a> Shared<'a> {
             name => Cow::Owned(name.to_ascii_lowercase()),
         }
     }
-}
-
-fn members_of(object: &str) -> Vec<(&str, &str)> {
-    let mut members = Vec::new();
-    let checked = scan::each_member(object, |key, value| members.push((key, value)));
-    debug_assert!(checked.is_ok(), "a value cut out of checked JSON is JSON");
-    members
 }
 
 fn push_member(object: &mut String, key: &str, value: &str) {

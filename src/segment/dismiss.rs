@@ -22,8 +22,7 @@ static ESCAPE_FINDER: LazyLock<Finder> = LazyLock::new(|| Finder::new(br"\u00"))
 
 /// Whether the record is certainly an event of another type than identify. `false` says nothing.
 pub fn dismiss(value: &[u8]) -> bool {
-    let start = value.iter().position(|byte| !is_space(*byte));
-    start.is_some_and(|start| value[start] == b'{') && is_typed_otherwise(value) && !holds_escaped_letter(value)
+    skip_space(value).starts_with(b"{") && is_typed_otherwise(value) && !holds_escaped_letter(value)
 }
 
 /// Whether there is an escape that could spell an ASCII letter, of "identify" or of "type".

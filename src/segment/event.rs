@@ -10,9 +10,6 @@ use super::json::Object;
 use super::{EngageMode, Filtered, Identify, Invalid, Outcome, Rules};
 use super::{email, integrations, json, timestamp};
 
-/// Fills up the names of members: nothing reads what is found under it.
-const NONE: &str = "";
-
 /// Classifies exactly one event. Envelopes and batches are not opened: see `read`.
 pub fn classify<'a>(rules: &Rules, event: &'a [u8], now: Timestamp) -> Outcome<'a> {
     match Event::parse(rules, event) {
@@ -59,11 +56,11 @@ impl<'a> Event<'a> {
         let text = json::object(bytes)?;
         let timestamp_field = rules.timestamp_fields.first().map_or("timestamp", String::as_str);
         let names = ["type", timestamp_field, "email", "url", "event", "messageId", "userId", "integrations", "batch"];
-        let objects = [
-            ("context", ["traits", "page", "personas"]),
-            ("traits", ["email", NONE, NONE]),
-            ("properties", ["email", "url", NONE]),
-            ("page", ["url", NONE, NONE]),
+        let objects: [(_, &[_]); _] = [
+            ("context", &["traits", "page", "personas"]),
+            ("traits", &["email"]),
+            ("properties", &["email", "url"]),
+            ("page", &["url"]),
         ];
         let (found, objects) = json::tree(text, names, objects)?;
         let [kind, timestamp, email, url, event, message_id, user_id, integrations, batch] = found;

@@ -28,13 +28,14 @@ pub(super) fn members<'a, const N: usize>(object: &'a str, names: [&str; N]) -> 
     tree(object, names, []).map(|(found, [])| found)
 }
 
-/// How many members of an object can be asked for together with it.
-pub(super) const WITHIN: usize = 3;
+/// How many members of an object can be asked for together with it, at most.
+const WITHIN: usize = 3;
 
 /// A member, and if it is an object, members of its own: raw text.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Object<'a> {
     pub(super) raw: Option<&'a str>,
+    /// In the order in which they were asked for.
     pub(super) within: [Option<&'a str>; WITHIN],
 }
 
@@ -42,7 +43,7 @@ pub(super) struct Object<'a> {
 pub(super) fn tree<'a, const N: usize, const M: usize>(
     object: &'a str,
     names: [&str; N],
-    objects: [(&str, [&str; WITHIN]); M],
+    objects: [(&str, &[&str]); M],
 ) -> Result<([Option<&'a str>; N], [Object<'a>; M]), Invalid> {
     let mut found = [Slot::default(); N];
     let mut found_objects = [Slot::default(); M];
@@ -67,12 +68,12 @@ pub(super) fn tree<'a, const N: usize, const M: usize>(
 /// The value that begins here, and the named ones of its members if it has any.
 fn object_here<'a>(
     scanner: &mut Scanner<'a>,
-    names: [&str; WITHIN],
+    names: &[&str],
 ) -> Result<(&'a str, [Option<&'a str>; WITHIN]), Malformed> {
     let mut within = [Slot::default(); WITHIN];
     let raw = if scanner.is_at_object() {
         scanner.members(|key, scanner| {
-            offer_all(&mut within, &names, &said(key), scanner.value()?);
+            offer_all(&mut within, names, &said(key), scanner.value()?);
             Ok(())
         })?
     } else {

@@ -279,13 +279,14 @@ fn plain_length(bytes: &[u8]) -> usize {
     plain + words.len() * WORD + rest.iter().position(|byte| !is_plain(*byte)).unwrap_or(rest.len())
 }
 
+/// With single bars, so that many at once are vectorised.
 fn is_plain(byte: u8) -> bool {
-    byte >= b' ' && byte != b'"' && byte != b'\\'
+    (byte >= b' ') & (byte != b'"') & (byte != b'\\')
 }
 
-/// Without an early end and with single bars, so that it is vectorised.
+/// Without an early end, for the same reason.
 fn is_all_plain(block: &[u8; BLOCK]) -> bool {
-    block.iter().fold(true, |all, byte| all & (*byte >= b' ') & (*byte != b'"') & (*byte != b'\\'))
+    block.iter().fold(true, |all, byte| all & is_plain(*byte))
 }
 
 /// Sets the highest bit of each byte that is a quote, a backslash or a control character. Bytes above the lowest one that it
@@ -335,6 +336,7 @@ mod tests {
     use proptest::prelude::*;
     use serde_json::value::RawValue;
 
+    use super::super::members;
     use super::*;
 
     fn serde_says(text: &str) -> bool {
@@ -430,11 +432,6 @@ mod tests {
                 assert_eq!(plain_length(before.as_bytes()), before.len(), "{before:?}");
             }
         }
-    }
-
-    fn members(object: &str) -> Vec<(&str, &str)> {
-        let mut members = Vec::new();
-        each_member(object, |key, value| members.push((key, value))).map_or(Vec::new(), |()| members)
     }
 
     #[test]
