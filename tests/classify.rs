@@ -22,7 +22,7 @@ fn answer(outcome: &Outcome) -> Value {
             "outcome": "deliver",
             "email": identify.email,
             "day": identify.day.to_string(),
-            "url": identify.url,
+            "url": identify.url(),
             "description": identify.description(),
         }),
         Outcome::Filtered(reason) => json!({"outcome": "filtered", "reason": reason.as_str()}),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::message::Message;
+use rdkafka::message::{Header, Message, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, Producer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tokio::sync::{Semaphore, mpsc};
@@ -24,11 +24,22 @@ pub fn consume(brokers: &str, topic: &str, events: u64) -> Result<(), String> {
     done(events)
 }
 
-/// Reads so many records and writes each to another topic.
-pub fn copy(brokers: &str, from: &str, to: &str, events: u64) -> Result<(), String> {
-    // As soon as it is there: a bare client has nothing to wait for where there is little, and batches where there is much.
+/// Reads so many records and writes each to another topic; `labelled` with a key and a header, as long as those of the
+/// queue's records are.
+pub fn copy(brokers: &str, from: &str, to: &str, events: u64, labelled: bool) -> Result<(), String> {
     let producer = load::producer(brokers, "5")?;
-    read(brokers, from, events, |value| load::send(&producer, BaseRecord::to(to).payload(value)))?;
+    let mut number = 0;
+    read(brokers, from, events, |value| {
+        let mut record: BaseRecord<'_, [u8], [u8]> = BaseRecord::to(to).payload(value);
+        number += 1;
+        let key = format!("p{number}@example.com");
+        if labelled {
+            let source = format!("{from}/0/{number}/1763596800000");
+            record = record.key(key.as_bytes());
+            record = record.headers(OwnedHeaders::new().insert(Header { key: "nat.source", value: Some(&source) }));
+        }
+        load::send(&producer, record)
+    })?;
     producer.flush(Duration::from_secs(60)).map_err(|error| error.to_string())?;
     done(events)
 }

@@ -8,8 +8,10 @@ use std::time::{Duration, Instant};
 use crate::child::{self, Sample};
 
 const PATIENCE: Duration = Duration::from_secs(300);
-/// Between two looks at the metrics: each costs the program a tenth of a millisecond.
+/// Between two looks at the metrics.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
+/// The same while it is measured: each costs the program a tenth of a millisecond.
+const LOOK_SELDOM: Duration = Duration::from_millis(20);
 
 /// The service, as a process.
 pub struct Program {
@@ -64,6 +66,10 @@ impl Program {
 
     /// Waits until that sum is as large. What it says before it listens is nothing.
     pub fn wait_for(&mut self, wanted: &[(&str, &str)], at_least: f64) -> Result<(), String> {
+        self.look_for(wanted, at_least, LOOK_EVERY)
+    }
+
+    fn look_for(&mut self, wanted: &[(&str, &str)], at_least: f64, every: Duration) -> Result<(), String> {
         let began = Instant::now();
         while self.sum(wanted) < at_least {
             if let Ok(Some(status)) = self.process.try_wait() {
@@ -72,7 +78,7 @@ impl Program {
             if began.elapsed() > PATIENCE {
                 return Err(format!("after {PATIENCE:?} {wanted:?} is {}, not {at_least}", self.sum(wanted)));
             }
-            std::thread::sleep(LOOK_EVERY);
+            std::thread::sleep(every);
         }
         Ok(())
     }
@@ -89,7 +95,7 @@ impl Program {
     pub fn sample(&mut self, first: &[(&str, &str)], done: &[(&str, &str)], events: u64) -> Result<Sample, String> {
         self.wait_for(first, 1.0)?;
         let (began, cpu) = (Instant::now(), child::cpu(self.pid()));
-        self.wait_for(done, events as f64)?;
+        self.look_for(done, events as f64, LOOK_SELDOM)?;
         let (wall, cpu) = (began.elapsed(), child::cpu(self.pid()) - cpu);
         Ok(Sample { events, wall, cpu, peak: child::memory(self.pid(), "VmHWM") })
     }

@@ -26,13 +26,24 @@ pub fn ingest_mixed(bench: &Bench) -> Result<Row, String> {
 }
 
 pub fn ingest_identify(bench: &Bench) -> Result<Row, String> {
-    let (topic, events) = bench.identify()?;
+    let events = bench.events(1_000_000);
+    let event = |number| load::identify(number, &format!("m{number}"), 700);
+    let (topic, events) = bench.filled("all-identify", events, event)?;
     bench.rounds(|row| {
-        let to = bench.prefix();
-        load::create_topic(bench.brokers(), &to, &[])?;
-        let bare = bench.bare(&["copy", bench.brokers(), topic, &to, &events.to_string()])?;
+        let copied = |how| {
+            let to = bench.prefix();
+            load::create_topic(bench.brokers(), &to, &[])?;
+            bench.bare(&[how, bench.brokers(), topic, &to, &events.to_string()])
+        };
+        let bare = copied("copy")?;
         let ours = ingest_alone(bench, topic, events)?;
-        row.note = format!("{:.0} events/s, bare {:.0}", ours.rate(), bare.rate());
+        // What no rule costs, but what the queue's records must have.
+        let labelled = copied("label")?.cpu_each();
+        row.note = format!(
+            "{:.0} events/s, bare {:.0}; bare with a key and a header: {labelled:.2} µs",
+            ours.rate(),
+            bare.rate()
+        );
         row.compare(ours, bare, Sample::cpu_each, ratio);
         Ok(())
     })

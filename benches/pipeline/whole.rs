@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use rdkafka::producer::{BaseRecord, Producer};
 
 use crate::bench::{Bench, RECEIVED, Row, SETTLED, prepared, stand_in};
-use crate::child::{Child, Sample};
+use crate::child::{Child, Sample, cpu};
 use crate::load;
 use crate::program::Program;
 
@@ -59,11 +59,13 @@ pub fn latency(bench: &Bench) -> Result<Row, String> {
         let source = format!("{prefix}-source");
         let mut program = Program::start(&bench.settings(&prefix, &source, &url))?;
         program.wait_for(&[("nat_destination_assigned_partitions", "")], 12.0)?;
+        let (began, before) = (Instant::now(), cpu(program.pid()));
         let ours = delays(bench, &source, &mut door, events)?;
+        let busy = (cpu(program.pid()) - before).as_secs_f64() / began.elapsed().as_secs_f64() * 100.0;
         row.ours.push(ours.1);
         row.bare.push(bare.1);
         row.value.push(ours.1 - bare.1);
-        row.note = format!("p50 {:.1} ms, bare {:.1} ms", ours.0, bare.0);
+        row.note = format!("p50 {:.1} ms, bare {:.1} ms; {busy:.0} % of a core", ours.0, bare.0);
         Ok(())
     })
 }

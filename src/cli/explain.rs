@@ -1,5 +1,6 @@
 //! `explain`: the event tester. For each line, what would happen to it and why, by the very code that `run` uses.
 
+use std::borrow::Cow;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -129,7 +130,7 @@ fn fate(rules: &Rules, outcome: Outcome<'_>) -> Fate {
 }
 
 fn delivered(rules: &Rules, identify: &Identify<'_>) -> Fate {
-    let description = identify.description().map(str::to_owned);
+    let description = identify.description().map(Cow::into_owned);
     let key = DedupKey::of(identify, rules.engage);
     let once = match (&identify.engage, key.kind) {
         (Some(engage), Kind::Engage { .. }) => {
@@ -152,7 +153,7 @@ fn delivered(rules: &Rules, identify: &Identify<'_>) -> Fate {
         outcome: "deliver",
         email: Some(identify.email.clone()),
         day: Some(identify.day.to_string()),
-        url: Some(identify.url.as_deref().map(str::to_owned)),
+        url: Some(identify.url().map(Cow::into_owned)),
         contact: Some(Contact::of(&identify.email).to_string()),
         words: format!("delivered for {} {shown}, {once}", identify.email),
         description: Some(description),

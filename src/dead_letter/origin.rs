@@ -27,19 +27,28 @@ pub struct Origin<'a> {
 
 impl fmt::Display for Origin<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}/{}/{}", self.topic, self.partition, self.offset, self.timestamp)?;
-        match self.item {
-            Some(item) => write!(f, "/{item}"),
-            None => Ok(()),
-        }
+        f.write_str(&self.text())
     }
 }
 
 impl Origin<'_> {
+    /// Every identify call has one written: not by `fmt`, which takes five times as long.
+    fn text(&self) -> String {
+        let mut digits = itoa::Buffer::new();
+        let mut text = String::with_capacity(self.topic.len() + 64);
+        text.push_str(&self.topic);
+        let item = self.item.map(|item| item as i64);
+        for number in [Some(self.partition.into()), Some(self.offset), Some(self.timestamp), item].into_iter().flatten()
+        {
+            text.push('/');
+            text.push_str(digits.format::<i64>(number));
+        }
+        text
+    }
+
     /// Puts the where-from headers behind the original ones.
     pub fn append_to(&self, headers: OwnedHeaders) -> OwnedHeaders {
-        let source = self.to_string();
-        let headers = headers.insert(Header { key: SOURCE, value: Some(&source) });
+        let headers = headers.insert(Header { key: SOURCE, value: Some(&self.text()) });
         match &self.key {
             Some(key) => headers.insert(Header { key: SOURCE_KEY, value: Some(key.as_ref()) }),
             None => headers,

@@ -3,10 +3,10 @@
 //! offset is stored when everything that its record became has been acknowledged.
 
 mod source;
+mod writes;
 
 use std::borrow::Cow;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -16,8 +16,8 @@ use tokio::sync::watch;
 use crate::config::Config;
 use crate::dead_letter::{Origin, Reason, Undeliverable, Verdict, shortened};
 use crate::kafka::{
-    Ack, AckingProducer, GroupConsumer, Headers, KafkaProblem, Lacking, Notice, OutgoingRecord, PollError,
-    TopicPartition, consumer_config, headers_of, producer_config,
+    Ack, GroupConsumer, Headers, KafkaProblem, Lacking, Notice, OutgoingRecord, PollError, TopicPartition,
+    consumer_config, headers_of,
 };
 use crate::metrics::{Metrics, Outcome};
 use crate::mutant;
@@ -26,12 +26,15 @@ use crate::segment::{self, Reading};
 use crate::stage::{Budget, Intake, StageStatus, Stop, Whereabouts};
 
 use source::{Sources, Token, Write};
+use writes::Writes;
 
 const STAGE: &str = "ingest";
 /// How often offsets are stored and positions are told.
 const TICK: Duration = Duration::from_millis(100);
-/// The longest poll without a record: how long a message to the loop may wait.
+/// The longest poll without a record: how long an acknowledgement may wait.
 const IDLE_POLL: Duration = Duration::from_millis(50);
+/// The same while nothing more is taken.
+const HELD_BACK: Duration = Duration::from_millis(1);
 /// How long acknowledgements are waited for before revoked partitions are handed back all the same.
 const REVOKE_PATIENCE: Duration = Duration::from_secs(10);
 /// Records taken in a row before the loop looks at anything else.
@@ -48,15 +51,6 @@ pub fn run(
     stop: &Stop,
     whereabouts: &Whereabouts,
 ) -> Result<(), KafkaProblem> {
-    let (sender, acks) = channel();
-    // Unbounded in type, bounded by the budget: there is one acknowledgement an event handed over.
-    let producer = AckingProducer::new(
-        &producer_config(config),
-        Box::new(move |ack| {
-            // Without a receiver the stage has ended; what was not stored is read again.
-            let _ = sender.send(ack);
-        }),
-    )?;
     let mut client = consumer_config(config, &config.source.group);
     let own = regex_lite::escape(config.topics.queue.trim_end_matches("queue"));
     client.set("topic.blacklist", format!("^{own}(queue|delivered|dead-letter)$,^__"));
@@ -65,8 +59,7 @@ pub fn run(
         config,
         metrics,
         whereabouts,
-        producer,
-        acks,
+        writes: Writes::new(config)?,
         sources: Sources::default(),
         stopped: Vec::new(),
         budget: Budget::new(config.ingest),
@@ -85,8 +78,7 @@ struct State<'a> {
     config: &'a Config,
     metrics: Arc<Metrics>,
     whereabouts: &'a Whereabouts,
-    producer: AckingProducer<Token>,
-    acks: Receiver<Ack<Token>>,
+    writes: Writes,
     sources: Sources,
     /// Partitions that cannot be read on, since what comes next in them cannot be known.
     stopped: Vec<TopicPartition>,
@@ -115,7 +107,8 @@ impl Ingest<'_> {
                 status.send_replace(self.state.status(assigned));
             }
             match intake {
-                Intake::HoldBack => self.state.wait_for_ack()?,
+                // Not for long: the group has to be listened to.
+                Intake::HoldBack => std::thread::sleep(HELD_BACK),
                 Intake::Read | Intake::Pause => self.poll_burst()?,
             }
         }
@@ -304,7 +297,8 @@ impl State<'_> {
         let token = self.sources.token(slot, message.offset(), event.len(), write);
         match outcome {
             segment::Outcome::Identify(identify) => {
-                let headers = message.headers().map_or_else(OwnedHeaders::new, |headers| headers.detach());
+                let headers =
+                    message.headers().map_or_else(|| OwnedHeaders::new_with_capacity(2), |headers| headers.detach());
                 let record = OutgoingRecord {
                     topic: &self.config.topics.queue,
                     partition: None,
@@ -368,7 +362,7 @@ impl State<'_> {
         token: Token,
     ) -> Result<Option<(Token, OwnedHeaders)>, KafkaProblem> {
         let (topic, bytes) = (record.topic, token.bytes);
-        match source::send_patiently(&self.producer, record, token) {
+        match self.writes.send(record, token) {
             Ok(()) => {
                 self.budget.take(1, bytes);
                 Ok(None)
@@ -379,17 +373,12 @@ impl State<'_> {
     }
 
     fn take_acks(&mut self) -> Result<(), KafkaProblem> {
-        while let Ok(ack) = self.acks.try_recv() {
-            self.take_ack(ack)?;
-        }
-        Ok(())
-    }
-
-    /// Not for long: the group has to be listened to.
-    fn wait_for_ack(&mut self) -> Result<(), KafkaProblem> {
-        match self.acks.recv_timeout(IDLE_POLL) {
-            Ok(ack) => self.take_ack(ack),
-            Err(_) => Ok(()),
+        loop {
+            let acks = self.writes.acknowledged();
+            if acks.is_empty() {
+                return Ok(());
+            }
+            acks.into_iter().try_for_each(|ack| self.take_ack(ack))?;
         }
     }
 

@@ -1,13 +1,12 @@
-//! The source partitions that this instance has: a ledger each, and the tokens by which acknowledgements find them.
+//! The source partitions that this instance has: a ledger each, and the tokens by which acknowledged writes find them.
 
 use std::collections::HashMap;
-use std::time::{Duration, Instant};
 
 use crate::dead_letter::Reason;
-use crate::kafka::{AckingProducer, OutgoingRecord, Refused, TopicPartition};
+use crate::kafka::TopicPartition;
 use crate::stage::{Ledger, Position};
 
-/// What a write was, carried by the producer until it is acknowledged.
+/// What a write was, kept until it is acknowledged.
 #[derive(Debug)]
 pub struct Token {
     slot: usize,
@@ -142,26 +141,5 @@ impl Sources {
             oldest_timestamp: source.ledger.oldest_timestamp(),
         };
         self.slots.iter().flatten().map(position).collect()
-    }
-}
-
-/// Hands a record over; while the producer's queue is full, its own thread empties it.
-pub fn send_patiently(
-    producer: &AckingProducer<Token>,
-    mut record: OutgoingRecord<'_>,
-    mut token: Token,
-) -> Result<(), Box<Refused<Token>>> {
-    const PATIENCE: Duration = Duration::from_secs(60);
-    let OutgoingRecord { topic, partition, key, value, .. } = record;
-    let began = Instant::now();
-    loop {
-        match producer.send(record, token) {
-            Err(refused) if refused.queue_full() && began.elapsed() < PATIENCE => {
-                token = refused.token;
-                record = OutgoingRecord { topic, partition, key, value, headers: refused.headers };
-                std::thread::sleep(Duration::from_millis(2));
-            }
-            result => return result,
-        }
     }
 }

@@ -154,6 +154,8 @@ pub fn producer_config(config: &Config) -> ClientConfig {
     let kbytes = config.ingest.max_pending_bytes.max(config.deliver.max_pending_bytes) / 1024 * 4;
     set_default(&mut client, config, "queue.buffering.max.messages", &events.clamp(100_000, 10_000_000).to_string());
     set_default(&mut client, config, "queue.buffering.max.kbytes", &kbytes.clamp(1_048_576, 2_097_151).to_string());
+    // One request at a time is under way, so that batches grow with the rate by themselves: at full speed 0, 5 and 20 cost
+    // the same. At 1,000 events a second 0 gains nothing, and 20 doubles the delay (p50 11 ms, 24) for a sixth of the CPU.
     set_default(&mut client, config, "linger.ms", "5");
     // A topic that takes less than a batch refuses the whole batch, the small records in it too: larger records than this
     // go alone, and no batch of several is larger.

@@ -8,7 +8,7 @@ mod topics;
 
 pub use clients::{Context, admin_config, consumer_config, producer_config, reader_config};
 pub use group::{GroupConsumer, Lacking, Notice, PollError, TopicPartition};
-pub use producer::{Ack, AckingProducer, OutgoingRecord, Refused, WriteFailure};
+pub use producer::{Ack, AckingProducer, OutgoingRecord, PolledProducer, Refused, WriteFailure};
 pub use topics::{
     TopicReport, Verified, committed, ends, partitions, source_partitions, verify_or_create, verify_source,
     with_records_after,

@@ -50,14 +50,16 @@ fn traits(email: &str, engage: Option<&Engage<'_>>) -> Option<Box<RawValue>> {
 pub fn body(identify: &Identify<'_>) -> Vec<u8> {
     let engage = identify.engage.as_ref();
     let personas = engage.and_then(|engage| serde_json::from_str::<&RawValue>(engage.personas).ok());
+    let (url, event) = (identify.url(), identify.event());
+    let (message_id, user_id) = (identify.message_id(), identify.user_id());
     let body = Body {
         r#type: "identify",
         timestamp: format!("{:.3}", identify.instant),
         traits: traits(&identify.email, engage),
-        page: identify.url.as_deref().map(|url| Page { url }),
-        event: identify.event.as_deref(),
-        message_id: identify.message_id.as_deref(),
-        user_id: identify.user_id.as_deref(),
+        page: url.as_deref().map(|url| Page { url }),
+        event: event.as_deref(),
+        message_id: message_id.as_deref(),
+        user_id: user_id.as_deref(),
         context: personas.map(|personas| Context { personas }),
     };
     // Serialising texts and checked JSON into memory has nothing that can fail.

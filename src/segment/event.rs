@@ -1,13 +1,12 @@
 //! One event, from its bytes to its outcome: the order of the checks is the order of the functions.
 
-use std::borrow::Cow;
 use std::iter::{once, once_with};
 
 use jiff::Timestamp;
 
 use super::engage::{self, Engage};
 use super::json::Object;
-use super::{EngageMode, Filtered, Identify, Invalid, Outcome, Rules};
+use super::{Also, EngageMode, Filtered, Identify, Invalid, Outcome, Rules};
 use super::{email, integrations, json, timestamp};
 
 /// Classifies exactly one event. Envelopes and batches are not opened: see `read`.
@@ -163,25 +162,15 @@ impl<'a> Event<'a> {
     }
 
     fn contact(&self, rules: &Rules, email: String, instant: Timestamp, engage: Option<Engage<'a>>) -> Identify<'a> {
-        Identify {
-            email,
-            instant,
-            day: rules.zone.to_datetime(instant).date(),
-            url: self.url(),
-            event: json::non_blank_text(self.event),
-            message_id: json::non_blank_text(self.message_id),
-            user_id: text_or_number(self.user_id),
-            engage,
-        }
-    }
-
-    fn url(&self) -> Option<Cow<'a, str>> {
         let [_, context_page, _] = self.context.within;
-        let [_, properties_url, _] = self.properties.within;
-        json::non_blank_text(self.page.within[0])
-            .or_else(|| json::non_blank_text(self.url))
-            .or_else(|| json::non_blank_text(json::look(context_page, ["url"])[0]))
-            .or_else(|| json::non_blank_text(properties_url))
+        let also = Also {
+            urls: [self.page.within[0], self.url, self.properties.within[1]],
+            context_page,
+            event: self.event,
+            message_id: self.message_id,
+            user_id: self.user_id,
+        };
+        Identify { email, instant, day: rules.zone.to_datetime(instant).date(), engage, also }
     }
 }
 
@@ -192,12 +181,6 @@ fn batch_where_an_event_should_be(batch: &str) -> Outcome<'static> {
     } else {
         Outcome::invalid(Invalid::MissingType)
     }
-}
-
-/// User ids are numbers in some systems; the number is passed on as it is written.
-fn text_or_number(raw: Option<&str>) -> Option<Cow<'_, str>> {
-    let is_number = |raw: &&str| raw.starts_with(|first: char| first == '-' || first.is_ascii_digit());
-    json::non_blank_text(raw).or_else(|| raw.filter(is_number).map(Cow::Borrowed))
 }
 
 #[cfg(test)]

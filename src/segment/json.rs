@@ -47,8 +47,13 @@ pub(super) fn tree<'a, const N: usize, const M: usize>(
 ) -> Result<([Option<&'a str>; N], [Object<'a>; M]), Invalid> {
     let mut found = [Slot::default(); N];
     let mut found_objects = [Slot::default(); M];
+    const { assert!(N + M <= Marks::MOST) };
+    let marks = Marks::of(names.into_iter().chain(objects.map(|(name, _)| name)));
     let walked = walk(object, |key, scanner| {
         let key = said(key);
+        if !marks.hold(&key) {
+            return scanner.value().map(drop);
+        }
         let value = match objects.iter().position(|(name, _)| is_same(&key, name)) {
             None => scanner.value()?,
             Some(at) => {
@@ -110,6 +115,31 @@ fn said(key: Key<'_>) -> Cow<'_, str> {
 
 fn within_quotes(raw: &str) -> &str {
     raw.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(raw)
+}
+
+/// What names show at a glance, their lengths and first letters: told of all at once that a key is none of them.
+struct Marks([u16; Marks::MOST]);
+
+impl Marks {
+    const MOST: usize = 16;
+
+    fn of<'n>(names: impl Iterator<Item = &'n str>) -> Marks {
+        let mut marks = [u16::MAX; Marks::MOST];
+        marks.iter_mut().zip(names).for_each(|(mark, name)| *mark = Marks::mark(name));
+        Marks(marks)
+    }
+
+    fn mark(name: &str) -> u16 {
+        // The same for both cases of a letter.
+        let first = name.as_bytes().first().map_or(0, |first| first | 0x20);
+        u16::from_be_bytes([name.len() as u8, first])
+    }
+
+    /// Whether the key may be one of the names.
+    fn hold(&self, key: &str) -> bool {
+        let mark = Marks::mark(key);
+        self.0.iter().fold(false, |found, known| found | (*known == mark))
+    }
 }
 
 #[inline(always)] // Nearly always the lengths differ, and that is a call saved seventy times an event.

@@ -43,6 +43,7 @@ pub enum Reading<'a> {
 
 /// What one event is. Every event has exactly one outcome.
 #[derive(Debug, Clone, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "a box would cost each identify call an allocation")]
 pub enum Outcome<'a> {
     /// To be delivered, unless its contact has been delivered that day.
     Identify(Identify<'a>),
@@ -178,13 +179,21 @@ pub struct Identify<'a> {
     pub instant: jiff::Timestamp,
     /// The date of `instant` in the zone of the rules.
     pub day: jiff::civil::Date,
-    pub url: Option<Cow<'a, str>>,
-    pub event: Option<Cow<'a, str>>,
-    pub message_id: Option<Cow<'a, str>>,
-    pub user_id: Option<Cow<'a, str>>,
     /// Set when Engage sent it: a property, not a visit. Also under [`EngageMode::Daily`], where it only changes
     /// the request, not what the event is a duplicate of.
     pub engage: Option<Engage<'a>>,
+    pub(in crate::segment) also: Also<'a>,
+}
+
+/// What else a request tells, as it stands in the event: ingest decides without it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(in crate::segment) struct Also<'a> {
+    /// Of `page`, the event's own and of `properties`: raw.
+    pub(in crate::segment) urls: [Option<&'a str>; 3],
+    pub(in crate::segment) context_page: Option<&'a str>,
+    pub(in crate::segment) event: Option<&'a str>,
+    pub(in crate::segment) message_id: Option<&'a str>,
+    pub(in crate::segment) user_id: Option<&'a str>,
 }
 
 /// The members of a raw JSON object: raw key (quotes and all) and raw value. Of anything else, none.
@@ -196,10 +205,33 @@ pub fn members(object: &str) -> Vec<(&str, &str)> {
     }
 }
 
-impl Identify<'_> {
+impl<'a> Identify<'a> {
+    /// The first that says something: of `page`, the event's own, of `context.page`, of `properties`.
+    pub fn url(&self) -> Option<Cow<'a, str>> {
+        let [of_page, own, of_properties] = self.also.urls;
+        json::non_blank_text(of_page)
+            .or_else(|| json::non_blank_text(own))
+            .or_else(|| json::non_blank_text(json::look(self.also.context_page, ["url"])[0]))
+            .or_else(|| json::non_blank_text(of_properties))
+    }
+
+    pub fn event(&self) -> Option<Cow<'a, str>> {
+        json::non_blank_text(self.also.event)
+    }
+
+    pub fn message_id(&self) -> Option<Cow<'a, str>> {
+        json::non_blank_text(self.also.message_id)
+    }
+
+    /// A number in some systems; it is passed on as it is written.
+    pub fn user_id(&self) -> Option<Cow<'a, str>> {
+        let raw = self.also.user_id;
+        let is_number = |raw: &&str| raw.starts_with(|first: char| first == '-' || first.is_ascii_digit());
+        json::non_blank_text(raw).or_else(|| raw.filter(is_number).map(Cow::Borrowed))
+    }
+
     /// What Nat.app's timeline says below the title: the event if it says more than "identify", else the url.
-    pub fn description(&self) -> Option<&str> {
-        let says_something = |event: &&str| !event.trim().is_empty() && !event.trim().eq_ignore_ascii_case("identify");
-        self.event.as_deref().filter(says_something).or(self.url.as_deref())
+    pub fn description(&self) -> Option<Cow<'a, str>> {
+        self.event().filter(|event| !event.trim().eq_ignore_ascii_case("identify")).or_else(|| self.url())
     }
 }
