@@ -30,15 +30,14 @@ pub fn copy(brokers: &str, from: &str, to: &str, events: u64, labelled: bool) ->
     let producer = load::producer(brokers, "5")?;
     let mut number = 0;
     read(brokers, from, events, |value| {
-        let mut record: BaseRecord<'_, [u8], [u8]> = BaseRecord::to(to).payload(value);
-        number += 1;
-        let key = format!("p{number}@example.com");
-        if labelled {
-            let source = format!("{from}/0/{number}/1763596800000");
-            record = record.key(key.as_bytes());
-            record = record.headers(OwnedHeaders::new().insert(Header { key: "nat.source", value: Some(&source) }));
+        let record: BaseRecord<'_, [u8], [u8]> = BaseRecord::to(to).payload(value);
+        if !labelled {
+            return load::send(&producer, record);
         }
-        load::send(&producer, record)
+        number += 1;
+        let (key, source) = (format!("p{number}@example.com"), format!("{from}/0/{number}/1763596800000"));
+        let headers = OwnedHeaders::new().insert(Header { key: "nat.source", value: Some(&source) });
+        load::send(&producer, record.key(key.as_bytes()).headers(headers))
     })?;
     producer.flush(Duration::from_secs(60)).map_err(|error| error.to_string())?;
     done(events)

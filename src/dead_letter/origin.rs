@@ -32,7 +32,7 @@ impl fmt::Display for Origin<'_> {
 }
 
 impl Origin<'_> {
-    /// Every identify call has one written: not by `fmt`, which takes five times as long.
+    /// Every identify call has one written, so without the detours of `fmt`.
     fn text(&self) -> String {
         let mut digits = itoa::Buffer::new();
         let mut text = String::with_capacity(self.topic.len() + 64);

@@ -297,8 +297,7 @@ impl State<'_> {
         let token = self.sources.token(slot, message.offset(), event.len(), write);
         match outcome {
             segment::Outcome::Identify(identify) => {
-                let headers =
-                    message.headers().map_or_else(|| OwnedHeaders::new_with_capacity(2), |headers| headers.detach());
+                let headers = message.headers().map_or_else(OwnedHeaders::new, |headers| headers.detach());
                 let record = OutgoingRecord {
                     topic: &self.config.topics.queue,
                     partition: None,
