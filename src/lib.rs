@@ -10,6 +10,7 @@ pub mod config;
 pub mod dead_letter;
 pub mod dedup;
 pub mod deliver;
+pub mod enqueue;
 pub mod ingest;
 pub mod kafka;
 pub mod lag;

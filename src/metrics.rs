@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use crate::dead_letter::Undeliverable;
+use crate::dead_letter::{Road, Undeliverable};
 use crate::segment::{Filtered, Invalid};
 use prometheus::core::Collector;
 use prometheus::{
@@ -60,8 +60,10 @@ catalogue! {
         "Events taken from the source topics; each item of a batch is one.";
     events_queued: IntCounter = "nat_destination_events_queued_total", [],
         "Identify calls that the queue topic has acknowledged.";
+    events_requeued: IntCounterVec = "nat_destination_events_requeued_total", ["road"],
+        "Events settled that were not received: replay, backfill or redrive had put them into the queue.";
     events: IntCounterVec = "nat_destination_events_total", ["outcome", "reason"],
-        "Events settled: delivered, duplicate, filtered or dead_lettered. Over all instances, received = their sum + what is on its way; what a crash or a lost partition makes be read again is counted again.";
+        "Events settled: delivered, duplicate, filtered or dead_lettered. Over all instances, received + requeued = their sum + what is on its way; what a crash or a lost partition makes be read again is counted again.";
     http_requests: IntCounterVec = "nat_destination_http_requests_total", ["answer"],
         "Requests to Nat.app by answer: the status, timeout or connection.";
     http_request_duration: Histogram = "nat_destination_http_request_duration_seconds", [],
@@ -168,6 +170,9 @@ impl Metrics {
         Filtered::ALL.iter().for_each(|reason| self.settled(Outcome::Filtered, reason.as_str(), 0));
         Invalid::ALL.iter().for_each(|reason| self.settled(Outcome::DeadLettered, reason.as_str(), 0));
         Undeliverable::ALL.iter().for_each(|reason| self.settled(Outcome::DeadLettered, reason.as_str(), 0));
+        for road in Road::LABELS {
+            self.events_requeued.with_label_values(&[road]).inc_by(0);
+        }
         for stage in ["ingest", "deliver"] {
             self.assigned_partitions.with_label_values(&[stage]).set(0);
             self.paused.with_label_values(&[stage]).set(0);

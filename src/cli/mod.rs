@@ -5,13 +5,18 @@ mod completions;
 mod demo;
 mod explain;
 mod generate;
+mod progress;
 mod run;
 mod stand_in;
+mod table;
+mod time;
 mod topics;
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::{Args, Parser, Subcommand};
 use tracing_subscriber::layer::SubscriberExt;
@@ -27,7 +32,7 @@ use crate::config::{Config, Log, Problem, Sources};
     nat-destination check --print-example      a configuration to begin with\n  \
     nat-destination check --config FILE        is it right, and is everything there?\n  \
     nat-destination run --config FILE          the service\n\n\
-    Exit codes: 0 done, 1 a problem (told on stderr), 2 wrong usage.")]
+    Exit codes: 0 done, 1 a problem (told on stderr), 2 wrong usage, 130 stopped by Ctrl-C before it was done.")]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -159,4 +164,34 @@ pub async fn told_to_stop() -> Result<(), CommandError> {
         std::process::exit(code);
     });
     Ok(())
+}
+
+/// The exit code of a command that Ctrl-C or SIGTERM has stopped: what was done is told, and how to go on.
+pub const STOPPED: u8 = 130;
+
+/// Whether the command has been told to stop.
+#[derive(Debug, Clone, Default)]
+pub struct Stopped(Arc<AtomicBool>);
+
+impl Stopped {
+    pub fn is_so(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
+/// Runs long work on a thread that may block. The first Ctrl-C sets the flag, which the work looks at; a second one ends the
+/// process at once.
+pub async fn interruptible<T: Send + 'static>(
+    work: impl FnOnce(&Stopped) -> Result<T, CommandError> + Send + 'static,
+) -> Result<T, CommandError> {
+    let stopped = Stopped::default();
+    let flag = stopped.clone();
+    let listening = tokio::spawn(async move {
+        told_to_stop().await?;
+        flag.0.store(true, Ordering::Release);
+        Ok::<(), CommandError>(())
+    });
+    let done = tokio::task::spawn_blocking(move || work(&stopped)).await;
+    listening.abort();
+    done.unwrap_or_else(|error| Err(CommandError::Told(format!("the work was cut short: {error}"))))
 }

@@ -8,8 +8,10 @@ use crate::nat::Answer;
 use crate::segment::Invalid;
 
 pub mod origin;
+pub mod road;
 
 pub use origin::Origin;
+pub use road::Road;
 
 /// Our own headers.
 pub mod header {
@@ -131,7 +133,7 @@ impl Verdict<'_> {
             ("__connect.errors.exception.message", self.message()),
             (origin::SOURCE, origin.to_string()),
             (header::REASON, self.reason.as_str().into()),
-            (header::REDRIVE_COUNT, "0".into()),
+            (header::REDRIVE_COUNT, origin.road.map_or(0, Road::redrives).to_string()),
         ];
         if let Some(attempts) = self.attempts {
             told.extend(attempts.answer.status().map(|status| (header::STATUS, status.to_string())));

@@ -1,11 +1,12 @@
-//! Where an event came from: the source record's place and key, carried through the queue in two headers that are
-//! taken off again when the event becomes a dead letter.
+//! Where an event came from: the source record's place and key and the road it took, carried through the queue in up to
+//! three headers that are taken off again when the event becomes a dead letter.
 
 use std::borrow::Cow;
 use std::fmt;
 
 use rdkafka::message::{Header, OwnedHeaders};
 
+use super::road::{ROAD, Road};
 use crate::kafka::Headers;
 
 /// `topic/partition/offset/timestamp`, and `/item` for one of a batch. The timestamp is Unix milliseconds.
@@ -23,6 +24,8 @@ pub struct Origin<'a> {
     pub key: Option<Cow<'a, [u8]>>,
     /// Its place in a batch.
     pub item: Option<usize>,
+    /// `None`: ingest put it into the queue.
+    pub road: Option<Road>,
 }
 
 impl fmt::Display for Origin<'_> {
@@ -48,9 +51,12 @@ impl Origin<'_> {
 
     /// Puts the where-from headers behind the original ones.
     pub fn append_to(&self, headers: OwnedHeaders) -> OwnedHeaders {
-        let headers = headers.insert(Header { key: SOURCE, value: Some(&self.text()) });
-        match &self.key {
-            Some(key) => headers.insert(Header { key: SOURCE_KEY, value: Some(key.as_ref()) }),
+        let mut headers = headers.insert(Header { key: SOURCE, value: Some(&self.text()) });
+        if let Some(key) = &self.key {
+            headers = headers.insert(Header { key: SOURCE_KEY, value: Some(key.as_ref()) });
+        }
+        match self.road {
+            Some(road) => headers.insert(Header { key: ROAD, value: Some(&road.to_string()) }),
             None => headers,
         }
     }
@@ -59,6 +65,9 @@ impl Origin<'_> {
     /// something else: then its origin is its place in the queue.
     pub fn take_from(headers: &mut Headers) -> Option<Origin<'static>> {
         let origin = Origin::of(headers)?;
+        if origin.road.is_some() {
+            headers.pop();
+        }
         let key = match headers.last() {
             Some((name, _)) if name == SOURCE_KEY => headers.pop().and_then(|(_, key)| key),
             _ => None,
@@ -69,7 +78,8 @@ impl Origin<'_> {
 
     /// As `take_from`, but leaves them where they are.
     pub fn of(headers: &Headers) -> Option<Origin<'static>> {
-        let mut last = headers.iter().rev().take(2);
+        let road = Road::of(headers);
+        let mut last = headers.iter().rev().skip(usize::from(road.is_some()));
         let source = match last.next()? {
             (name, source) if name == SOURCE => source,
             (name, _) if name == SOURCE_KEY => {
@@ -77,7 +87,8 @@ impl Origin<'_> {
             }
             _ => return None,
         };
-        Origin::parse(std::str::from_utf8(source.as_deref()?).ok()?)
+        let origin = Origin::parse(std::str::from_utf8(source.as_deref()?).ok()?)?;
+        Some(Origin { road, ..origin })
     }
 
     fn parse(text: &str) -> Option<Origin<'static>> {
@@ -88,6 +99,7 @@ impl Origin<'_> {
             offset: parts.next()?.parse().ok()?,
             timestamp: parts.next()?.parse().ok()?,
             key: None,
+            road: None,
             item: match parts.next() {
                 Some(item) => Some(item.parse().ok()?),
                 None => None,
@@ -108,13 +120,17 @@ mod tests {
 
     #[test]
     fn what_is_put_behind_the_original_headers_is_taken_off_whole() {
-        for (key, item) in
-            [(None, None), (Some(Cow::Owned(vec![0, 255])), Some(3)), (Some(Cow::Owned(Vec::new())), None)]
-        {
-            let origin = Origin { topic: "a.b-c_d".into(), partition: 3, offset: 77, timestamp: -1, key, item };
+        for (key, item, road) in [
+            (None, None, None),
+            (Some(Cow::Owned(vec![0, 255])), Some(3), Some(Road::Redrive(2))),
+            (Some(Cow::Owned(Vec::new())), None, None),
+            (None, None, Some(Road::Replay)),
+        ] {
+            let origin = Origin { topic: "a.b-c_d".into(), partition: 3, offset: 77, timestamp: -1, key, item, road };
             // Even an original header of our own name stays what it was.
             let original = OwnedHeaders::new()
                 .insert(Header { key: SOURCE, value: Some("theirs") })
+                .insert(Header { key: ROAD, value: Some("replay") })
                 .insert(Header { key: "x", value: None::<&str> });
             let mut headers = plain(&origin.append_to(original.clone()));
             assert_eq!(Origin::of(&headers).map(|found| found.to_string()), Some(origin.to_string()));

@@ -393,6 +393,9 @@ impl Deliver {
     fn settle(&mut self, number: i32, offset: i64, weight: usize) {
         if let Some(partition) = self.partitions.get_mut(&number) {
             partition.ledger.complete(offset);
+            if let Some(road) = partition.requeued.remove(&offset) {
+                self.metrics.events_requeued.with_label_values(&[road.as_str()]).inc();
+            }
             partition.pending_events -= 1;
             partition.pending_bytes -= weight;
             self.settled.0 += 1;

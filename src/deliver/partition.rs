@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::event::Event;
 use super::lanes::Lanes;
+use crate::dead_letter::Road;
 use crate::dedup::{Contact, DeliveredSet, Tried};
 use crate::mutant::{self, Mutant};
 use crate::stage::{Ledger, Position};
@@ -20,6 +21,8 @@ pub struct Partition {
     pub delivered: Option<DeliveredSet>,
     /// What an earlier owner had tried in vain, by offset; each is taken out as its event comes.
     pub tried: HashMap<i64, Tried>,
+    /// Of what is pending, what was put into the queue again, by offset.
+    pub requeued: HashMap<i64, Road>,
     /// Being handed back: nothing more is sent.
     pub draining: bool,
     pub requests_in_flight: usize,
@@ -40,6 +43,7 @@ impl Partition {
             lanes: Lanes::default(),
             delivered: None,
             tried: HashMap::new(),
+            requeued: HashMap::new(),
             draining: false,
             requests_in_flight: 0,
             writes_in_flight: 0,

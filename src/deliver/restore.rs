@@ -12,16 +12,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tokio::sync::mpsc::Sender;
 
 use crate::config::Config;
 use crate::dedup::{Change, DeliveredSet, Key, Tried};
-use crate::kafka::{Context, KafkaProblem, reader_config};
+use crate::kafka::{Context, KafkaProblem, client, is_final, reader_config};
 use crate::metrics::Metrics;
 use crate::mutant::{self, Mutant};
 
@@ -80,9 +79,7 @@ impl Restore {
     }
 
     fn read_all(&self) -> Result<(), KafkaProblem> {
-        let reader: BaseConsumer<Context> =
-            BaseConsumer::from_config_and_context(&reader_config(&self.config), Context::default())
-                .map_err(|error| KafkaProblem::Properties(error.to_string()))?;
+        let reader = client(&reader_config(&self.config))?;
         let mut readings = self.find_ends(&reader)?;
         let total: i64 = readings.values().map(|reading| reading.remaining).sum();
         self.metrics.restore_remaining.add(total);
@@ -255,10 +252,4 @@ impl Reading {
 
 fn failed(error: KafkaError) -> KafkaProblem {
     KafkaProblem::Failed { what: "restoring the delivered set".into(), error }
-}
-
-fn is_final(error: &KafkaError) -> bool {
-    use RDKafkaErrorCode::{TopicAuthorizationFailed, UnknownPartition, UnknownTopic, UnknownTopicOrPartition};
-    let code = error.rdkafka_error_code();
-    matches!(code, Some(TopicAuthorizationFailed | UnknownPartition | UnknownTopic | UnknownTopicOrPartition))
 }

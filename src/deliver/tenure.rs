@@ -11,7 +11,7 @@ use super::feed::{FromFeed, QueueRecord, ToFeed};
 use super::partition::Partition;
 use super::restore::{FromRestore, Restore, ToRestore};
 use super::{Deliver, LONGEST_REVOKE, LaneId, STAGE};
-use crate::dead_letter::Reason;
+use crate::dead_letter::{Reason, Road};
 use crate::dedup::{Contact, Delivered};
 use crate::kafka::KafkaProblem;
 use crate::metrics::Outcome;
@@ -122,6 +122,9 @@ impl Deliver {
         partition.pending_events += 1;
         partition.pending_bytes += weight;
         partition.ledger.charge(offset, 1, record.timestamp);
+        if let Some(road) = Road::of(&record.headers) {
+            partition.requeued.insert(offset, road);
+        }
         self.whereabouts.at(number, offset);
         // What was tried before the record was there was another one's, of a queue made anew since.
         let tried = partition.tried.remove(&offset).filter(|tried| tried.last >= record.timestamp);

@@ -107,7 +107,7 @@ impl Writes {
         let QueueRecord { partition, offset, timestamp, value, mut headers } = record;
         let origin = Origin::take_from(&mut headers).unwrap_or_else(|| {
             // Put into the queue by something else: this is where it came from, then.
-            Origin { topic: self.queue.clone().into(), partition, offset, timestamp, key: None, item: None }
+            Origin { topic: self.queue.clone().into(), partition, offset, timestamp, key: None, item: None, road: None }
         });
         let headers = Verdict { origin: &origin, stage: "deliver", reason, attempts }.headers(&headers);
         let key = origin.key.as_deref();

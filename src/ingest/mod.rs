@@ -460,6 +460,7 @@ fn origin_of<'m>(message: &'m BorrowedMessage<'_>, item: Option<usize>) -> Origi
         timestamp: message.timestamp().to_millis().unwrap_or_default(),
         key: message.key().map(Cow::Borrowed),
         item,
+        road: None,
     }
 }
 

@@ -5,10 +5,11 @@ use std::sync::Mutex;
 
 use rdkafka::ClientConfig;
 use rdkafka::ClientContext;
-use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::consumer::ConsumerContext;
-use rdkafka::error::KafkaError;
+use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
+use rdkafka::consumer::{BaseConsumer, ConsumerContext};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
+use super::KafkaProblem;
 use crate::config::Config;
 
 /// More than a stage takes in before it looks at its budget again.
@@ -62,6 +63,22 @@ pub fn log_line(level: RDKafkaLogLevel, facility: &str, message: &str) {
 fn shorten(message: &str) -> String {
     let text = message.split_once("]: ").map_or(message, |(_, text)| text);
     text.split(" (after ").next().unwrap_or(text).to_owned()
+}
+
+/// A consumer that joins no group: it asks and reads.
+///
+/// # Errors
+/// When a property is not one.
+pub fn client(settings: &ClientConfig) -> Result<BaseConsumer<Context>, KafkaProblem> {
+    BaseConsumer::from_config_and_context(settings, Context::default())
+        .map_err(|error| KafkaProblem::Properties(error.to_string()))
+}
+
+/// Whether asking again cannot help: the topic or the permission is missing.
+pub fn is_final(error: &KafkaError) -> bool {
+    use RDKafkaErrorCode::{TopicAuthorizationFailed, UnknownPartition, UnknownTopic, UnknownTopicOrPartition};
+    let code = error.rdkafka_error_code();
+    matches!(code, Some(TopicAuthorizationFailed | UnknownPartition | UnknownTopic | UnknownTopicOrPartition))
 }
 
 fn base(config: &Config) -> ClientConfig {

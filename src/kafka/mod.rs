@@ -1,14 +1,18 @@
 //! Everything that is Kafka's and not ours: the clients' configuration, the group consumer with its rebalances, the
 //! producer with its acknowledgements, the topics. The traps that each works around are told where it does.
 
+mod bookmark;
 mod clients;
 mod group;
 mod producer;
+mod range;
 mod topics;
 
-pub use clients::{Context, admin_config, consumer_config, producer_config, reader_config};
+pub use bookmark::Bookmark;
+pub use clients::{Context, admin_config, client, consumer_config, is_final, producer_config, reader_config};
 pub use group::{GroupConsumer, Lacking, Notice, PollError, TopicPartition};
 pub use producer::{Ack, AckingProducer, OutgoingRecord, PolledProducer, Refused, WriteFailure};
+pub use range::{Next, Range, RangeReader, between, whole};
 pub use topics::{
     TopicReport, Verified, committed, ends, partitions, source_partitions, verify_or_create, verify_source,
     with_records_after,

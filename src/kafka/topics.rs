@@ -13,7 +13,7 @@ use rdkafka::metadata::Metadata;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use regex_lite::Regex;
 
-use super::clients::{Context, admin_config, reader_config};
+use super::clients::{Context, admin_config, client, reader_config};
 use super::{KafkaProblem, TopicPartition};
 use crate::config::Config;
 
@@ -256,15 +256,14 @@ async fn fetch_metadata(config: &Config, topic: Option<&str>) -> Result<Metadata
 }
 
 /// Asks the brokers on a thread that may block, and explains a timeout by what the client last saw.
-async fn with_client<A: Send + 'static, R: Send + 'static>(
+pub(super) async fn with_client<A: Send + 'static, R: Send + 'static>(
     config: &Config,
     argument: A,
     ask: impl FnOnce(&BaseConsumer<Context>, A) -> Result<R, KafkaError> + Send + 'static,
 ) -> Result<R, KafkaProblem> {
     let (settings, brokers, timeout) = (admin_config(config), config.kafka.brokers.clone(), config.kafka.timeout);
     let asked = tokio::task::spawn_blocking(move || {
-        let client: BaseConsumer<Context> = BaseConsumer::from_config_and_context(&settings, Context::default())
-            .map_err(|error| KafkaProblem::Properties(error.to_string()))?;
+        let client = client(&settings)?;
         ask(&client, argument).map_err(|error| {
             // Its log lines are served by polling: the last ones say why.
             (0..50).for_each(|_| drop(client.poll(Duration::ZERO)));
@@ -349,8 +348,7 @@ pub async fn committed(
     let mut settings = admin_config(config);
     settings.set("group.id", group).set("enable.auto.commit", "false");
     let asked = tokio::task::spawn_blocking(move || {
-        let client: BaseConsumer<Context> = BaseConsumer::from_config_and_context(&settings, Context::default())
-            .map_err(|error| KafkaProblem::Properties(error.to_string()))?;
+        let client = client(&settings)?;
         let mut list = TopicPartitionList::new();
         for (topic, partition) in &partitions {
             list.add_partition(topic, *partition);
@@ -387,8 +385,7 @@ pub async fn with_records_after(
 ) -> Result<Vec<TopicPartition>, KafkaProblem> {
     let (settings, timeout) = (reader_config(config), config.kafka.timeout);
     let asked = tokio::task::spawn_blocking(move || {
-        let reader: BaseConsumer<Context> = BaseConsumer::from_config_and_context(&settings, Context::default())
-            .map_err(|error| KafkaProblem::Properties(error.to_string()))?;
+        let reader = client(&settings)?;
         let mut holding = Vec::new();
         for ((topic, partition), offset) in offsets {
             let mut list = TopicPartitionList::new();

@@ -1,0 +1,81 @@
+//! How far a long command has got: a bar with rate and time left on a terminal, a plain line now and then in a pipe. On
+//! stderr, so that results stay alone on stdout.
+
+use std::io::IsTerminal;
+use std::time::{Duration, Instant};
+
+use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
+
+use super::table::number;
+
+/// How often a plain line is written.
+const LINE_EVERY: Duration = Duration::from_secs(5);
+
+pub struct Progress {
+    what: &'static str,
+    unit: &'static str,
+    total: u64,
+    bar: Option<ProgressBar>,
+    began: Instant,
+    next_line: Instant,
+}
+
+impl Progress {
+    /// `what` is done (`redrive`) with `total` of `unit` (`records`).
+    pub fn new(what: &'static str, unit: &'static str, total: u64) -> Progress {
+        let template = format!("{what} {{bar:40}} {{human_pos}}/{{human_len}} {unit}  {{per_sec}}  {{eta}} left");
+        let style = ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar());
+        let bar = std::io::stderr().is_terminal().then(|| ProgressBar::new(total).with_style(style));
+        let now = Instant::now();
+        Progress { what, unit, total, bar, began: now, next_line: now + LINE_EVERY }
+    }
+
+    /// So much of the total is done.
+    pub fn at(&mut self, done: u64) {
+        match &self.bar {
+            Some(bar) => bar.set_position(done),
+            None if Instant::now() >= self.next_line => {
+                self.next_line = Instant::now() + LINE_EVERY;
+                eprintln!("{}", plain(self.what, self.unit, done, self.total, self.began.elapsed()));
+            }
+            None => {}
+        }
+    }
+
+    /// Says something without tearing the bar.
+    pub fn say(&self, line: &str) {
+        match &self.bar {
+            Some(bar) => bar.suspend(|| eprintln!("{line}")),
+            None => eprintln!("{line}"),
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+fn plain(what: &str, unit: &str, done: u64, total: u64, elapsed: Duration) -> String {
+    let rate = done as f64 / elapsed.as_secs_f64().max(0.001);
+    let left = match total.saturating_sub(done) as f64 / rate {
+        seconds if seconds.is_finite() => HumanDuration(Duration::from_secs_f64(seconds.min(1e9))).to_string(),
+        _ => "unknown".to_owned(),
+    };
+    format!("{what}: {} of {} {unit}, {}/s, time left: {left}", number(done), number(total), number(rate as u64))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plain_line_tells_how_much_how_fast_and_how_long() {
+        let line = |done| plain("replay", "records", done, 3000, Duration::from_secs(5));
+        assert_eq!(line(1000), "replay: 1,000 of 3,000 records, 200/s, time left: 10 seconds");
+        assert_eq!(line(0), "replay: 0 of 3,000 records, 0/s, time left: unknown");
+    }
+}

@@ -1,0 +1,36 @@
+//! Columns that stand below each other, for people.
+
+/// The rows below the head, each column as wide as it needs; those in `right` (numbers) end at its right edge.
+pub fn table(head: &[&str], right: &[usize], rows: &[Vec<String>]) -> String {
+    let lengths = |column: usize| rows.iter().map(move |row| row.get(column).map_or(0, |cell| cell.chars().count()));
+    let widths: Vec<usize> =
+        head.iter().enumerate().map(|(n, name)| lengths(n).chain([name.chars().count()]).max().unwrap_or(0)).collect();
+    let line = |cells: &mut dyn Iterator<Item = &str>| {
+        let mut line = String::new();
+        for (column, (cell, width)) in cells.zip(&widths).enumerate() {
+            let padding = " ".repeat(width.saturating_sub(cell.chars().count()));
+            let (before, behind) =
+                if right.contains(&column) { (padding, String::new()) } else { (String::new(), padding) };
+            line.push_str(&format!("{before}{cell}{behind}  "));
+        }
+        format!("{}\n", line.trim_end())
+    };
+    let head = line(&mut head.iter().copied());
+    rows.iter().fold(head, |text, row| text + &line(&mut row.iter().map(String::as_str)))
+}
+
+/// 1234567 → 1,234,567.
+pub fn number(number: u64) -> String {
+    indicatif::HumanCount(number).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_as_wide_as_they_need_and_numbers_end_at_the_right() {
+        let rows = [vec!["rejected".into(), number(1234)], vec!["é".into(), number(5)]];
+        assert_eq!(table(&["reason", "n"], &[1], &rows), "reason        n\nrejected  1,234\né             5\n");
+    }
+}

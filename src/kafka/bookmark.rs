@@ -1,0 +1,91 @@
+//! How far a tool has got, so that it can be stopped and run again: offsets committed by a group of its own, which nobody
+//! joins. Kafka is the only store. Blocking, but for `remove`: for a thread.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use rdkafka::admin::{AdminClient, AdminOptions};
+use rdkafka::config::FromClientConfigAndContext;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+
+use super::clients::{Context, admin_config, client};
+use super::{KafkaProblem, TopicPartition};
+use crate::config::Config;
+
+pub struct Bookmark {
+    client: BaseConsumer<Context>,
+    group: String,
+    timeout: Duration,
+}
+
+impl Bookmark {
+    /// # Errors
+    /// When the client cannot be made.
+    pub fn new(config: &Config, group: &str) -> Result<Bookmark, KafkaProblem> {
+        let mut settings = admin_config(config);
+        settings.set("group.id", group).set("enable.auto.commit", "false");
+        Ok(Bookmark { client: client(&settings)?, group: group.to_owned(), timeout: config.kafka.timeout })
+    }
+
+    /// What was saved of these partitions, where anything was.
+    ///
+    /// # Errors
+    /// When the brokers do not tell.
+    pub fn load(&self, places: &[TopicPartition]) -> Result<BTreeMap<TopicPartition, i64>, KafkaProblem> {
+        let mut list = TopicPartitionList::new();
+        for (topic, partition) in places {
+            list.add_partition(topic, *partition);
+        }
+        let found = self.client.committed_offsets(list, self.timeout).map_err(|error| self.failed("read", error))?;
+        let saved = found.elements().into_iter().filter_map(|element| match element.offset() {
+            Offset::Offset(offset) => Some(((element.topic().to_owned(), element.partition()), offset)),
+            _ => None,
+        });
+        Ok(saved.collect())
+    }
+
+    /// Saves where to go on, and waits until Kafka has it.
+    ///
+    /// # Errors
+    /// When the brokers do not take it.
+    pub fn save(&self, next: &BTreeMap<TopicPartition, i64>) -> Result<(), KafkaProblem> {
+        if next.is_empty() {
+            return Ok(());
+        }
+        let mut list = TopicPartitionList::new();
+        for ((topic, partition), offset) in next {
+            list.add_partition_offset(topic, *partition, Offset::Offset(*offset))
+                .map_err(|error| self.failed("written", error))?;
+        }
+        self.client.commit(&list, CommitMode::Sync).map_err(|error| self.failed("written", error))
+    }
+
+    /// Forgets it all: the tool has come to its end.
+    ///
+    /// # Errors
+    /// When the brokers do not let it go; then it stays until `offsets.retention.minutes` of theirs.
+    pub async fn remove(config: &Config, group: &str) -> Result<(), KafkaProblem> {
+        let admin: AdminClient<Context> =
+            AdminClient::from_config_and_context(&admin_config(config), Context::default())
+                .map_err(|error| KafkaProblem::Properties(error.to_string()))?;
+        let options = AdminOptions::new().request_timeout(Some(config.kafka.timeout));
+        let what = || format!("the bookmark of group {group:?} cannot be removed");
+        let results = admin.delete_groups(&[group], &options).await;
+        for result in results.map_err(|error| KafkaProblem::Failed { what: what(), error })? {
+            match result {
+                Ok(_) | Err((_, RDKafkaErrorCode::GroupIdNotFound)) => {}
+                Err((_, code)) => {
+                    return Err(KafkaProblem::Failed { what: what(), error: KafkaError::AdminOp(code) });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn failed(&self, done: &str, error: KafkaError) -> KafkaProblem {
+        let what = format!("the bookmark of group {:?} cannot be {done}", self.group);
+        KafkaProblem::Failed { what, error }
+    }
+}
