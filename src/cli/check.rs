@@ -13,8 +13,7 @@ use crate::{kafka, nat};
 #[command(after_help = "Examples:\n  \
     nat-destination check --config nat-destination.toml\n  \
     nat-destination check --config nat-destination.toml --offline    (in a pipeline, without a network)\n  \
-    nat-destination check --print-example > nat-destination.toml\n\n\
-    Exit codes: 0 all is right, 1 a problem, 2 wrong usage.")]
+    nat-destination check --print-example > nat-destination.toml")]
 pub struct CheckArgs {
     #[command(flatten)]
     settings: SettingsArgs,

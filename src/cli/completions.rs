@@ -15,6 +15,8 @@ pub struct CompletionsArgs {
 }
 
 pub fn run(args: &CompletionsArgs) -> Result<ExitCode, CommandError> {
-    clap_complete::generate(args.shell, &mut Cli::command(), "nat-destination", &mut std::io::stdout());
+    let mut completions = Vec::new();
+    clap_complete::generate(args.shell, &mut Cli::command(), "nat-destination", &mut completions);
+    print!("{}", String::from_utf8_lossy(&completions));
     Ok(ExitCode::SUCCESS)
 }

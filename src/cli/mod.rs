@@ -1,18 +1,30 @@
 //! What users type: one file a command. This one has the arguments, the runtime, the logs and the exit codes.
 
+/// In place of the standard library's, which panic where nobody reads any more.
+macro_rules! print {
+    ($($text:tt)*) => { $crate::cli::write_out(&format!($($text)*)) };
+}
+macro_rules! println {
+    ($($text:tt)*) => { $crate::cli::write_out(&(format!($($text)*) + "\n")) };
+}
+
+mod backfill;
 mod check;
 mod completions;
 mod demo;
 mod explain;
+mod feeder;
 mod generate;
+mod man;
 mod progress;
+mod replay;
 mod run;
 mod stand_in;
 mod table;
 mod time;
 mod topics;
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -31,7 +43,8 @@ use crate::config::{Config, Log, Problem, Sources};
     nat-destination demo                       see it work, without Kafka or Nat.app\n  \
     nat-destination check --print-example      a configuration to begin with\n  \
     nat-destination check --config FILE        is it right, and is everything there?\n  \
-    nat-destination run --config FILE          the service\n\n\
+    nat-destination run --config FILE          the service\n  \
+    nat-destination man | man -l -             the manual\n\n\
     Exit codes: 0 done, 1 a problem (told on stderr), 2 wrong usage, 130 stopped by Ctrl-C before it was done.")]
 pub struct Cli {
     #[command(subcommand)]
@@ -45,9 +58,12 @@ enum Command {
     Check(check::CheckArgs),
     Explain(explain::ExplainArgs),
     Topics(topics::TopicsArgs),
+    Replay(replay::ReplayArgs),
+    Backfill(backfill::BackfillArgs),
     StandIn(stand_in::StandInArgs),
     Generate(generate::GenerateArgs),
     Completions(completions::CompletionsArgs),
+    Man(man::ManArgs),
 }
 
 /// Where the settings come from.
@@ -70,18 +86,42 @@ impl SettingsArgs {
     }
 }
 
-/// Why a command ended with exit code 1.
+/// Why a command was not done.
 #[derive(Debug, thiserror::Error)]
 pub enum CommandError {
     #[error("{}", list_of(.0))]
     Settings(Vec<Problem>),
     #[error("{0}")]
     Told(String),
+    /// What clap cannot find out by looking at one argument.
+    #[error("{0}\n\nFor more information, try '--help'.")]
+    Usage(String),
 }
 
 impl CommandError {
     pub fn told(error: impl std::fmt::Display) -> CommandError {
         CommandError::Told(error.to_string())
+    }
+
+    fn exit_code(&self) -> ExitCode {
+        match self {
+            CommandError::Settings(_) | CommandError::Told(_) => ExitCode::FAILURE,
+            CommandError::Usage(_) => ExitCode::from(2),
+        }
+    }
+}
+
+/// Writes a result to standard output, and at once. Whoever reads there may have read enough (`| head`): then the command
+/// ends here, quietly and with 0.
+fn write_out(text: &str) {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Ok(()) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(0),
+        Err(error) => {
+            eprintln!("error: standard output: {error}");
+            std::process::exit(1)
+        }
     }
 }
 
@@ -113,9 +153,12 @@ pub fn main() -> ExitCode {
             Command::Check(args) => check::run(args).await,
             Command::Explain(args) => explain::run(&args),
             Command::Topics(args) => topics::run(args).await,
+            Command::Replay(args) => replay::run(args).await,
+            Command::Backfill(args) => backfill::run(args).await,
             Command::StandIn(args) => stand_in::run(args).await,
             Command::Generate(args) => generate::run(args).await,
             Command::Completions(args) => completions::run(&args),
+            Command::Man(args) => man::run(&args),
         }
     });
     // Threads that wait for a broker must not hold the end back.
@@ -124,7 +167,7 @@ pub fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error}");
-            ExitCode::FAILURE
+            error.exit_code()
         }
     }
 }

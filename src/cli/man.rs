@@ -1,0 +1,107 @@
+//! `man`: the manual pages, made of the same words as `--help`.
+
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Command, CommandFactory};
+use clap_mangen::Man;
+use clap_mangen::roff::{Roff, roman};
+
+use super::{Cli, CommandError};
+
+/// Print the manual page of this program or of a command
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    nat-destination man | man -l -\n  \
+    nat-destination man topics create | man -l -\n  \
+    nat-destination man --dir /usr/local/share/man/man1    (all pages, for: man nat-destination-replay)")]
+pub struct ManArgs {
+    /// The command, such as: topics create
+    command: Vec<String>,
+    /// Write the pages of all commands into this directory
+    #[arg(long, value_name = "DIR", conflicts_with = "command")]
+    dir: Option<PathBuf>,
+}
+
+pub fn run(args: &ManArgs) -> Result<ExitCode, CommandError> {
+    let mut root = Cli::command().disable_help_subcommand(true);
+    root.build();
+    match &args.dir {
+        Some(dir) => {
+            for (name, page) in pages(&root, &root).map_err(CommandError::told)? {
+                let path = dir.join(name);
+                std::fs::write(&path, page)
+                    .map_err(|error| CommandError::Told(format!("{}: {error}", path.display())))?;
+            }
+        }
+        None => {
+            let command = args.command.iter().try_fold(&root, |command, name| {
+                let unknown = || CommandError::Usage(format!("there is no command {:?}", args.command.join(" ")));
+                command.find_subcommand(name).ok_or_else(unknown)
+            })?;
+            let (_, page) = page(&root, command).map_err(CommandError::told)?;
+            print!("{}", String::from_utf8_lossy(&page));
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+type Page = (String, Vec<u8>);
+
+/// Of the command and of all below it.
+fn pages(root: &Command, command: &Command) -> io::Result<Vec<Page>> {
+    let mut made = vec![page(root, command)?];
+    for below in command.get_subcommands() {
+        made.extend(pages(root, below)?);
+    }
+    Ok(made)
+}
+
+/// File name and text.
+fn page(root: &Command, command: &Command) -> io::Result<Page> {
+    let man = Man::new(command.clone());
+    let mut page = Vec::new();
+    man.render_title(&mut page)?;
+    man.render_name_section(&mut page)?;
+    man.render_synopsis_section(&mut page)?;
+    man.render_description_section(&mut page)?;
+    if command.get_arguments().next().is_some() {
+        man.render_options_section(&mut page)?;
+    }
+    if command.get_subcommands().next().is_some() {
+        man.render_subcommands_section(&mut page)?;
+    }
+    render_after_help(root, command, &mut page)?;
+    Ok((man.get_filename(), page))
+}
+
+/// The paragraphs behind the options: each that begins with a heading is a section, with its lines as they are. What the
+/// exit codes say holds for every command, and is told by the first page's.
+fn render_after_help(root: &Command, command: &Command, page: &mut Vec<u8>) -> io::Result<()> {
+    let after_help = |command: &Command| command.get_after_help().map(ToString::to_string).unwrap_or_default();
+    let own = after_help(command);
+    let mut roff = Roff::default();
+    for paragraph in own.split("\n\n").filter(|paragraph| !paragraph.is_empty() && exit_codes(paragraph).is_none()) {
+        match paragraph.split_once(":\n") {
+            Some((heading, lines)) => as_it_is(&mut roff, &heading.to_uppercase(), lines),
+            None => as_it_is(&mut roff, "NOTES", paragraph),
+        }
+    }
+    if let Some(codes) = after_help(root).split("\n\n").find_map(exit_codes) {
+        as_it_is(&mut roff, "EXIT STATUS", &codes.replace(", ", "\n"));
+    }
+    roff.to_writer(page)
+}
+
+fn exit_codes(paragraph: &str) -> Option<&str> {
+    paragraph.strip_prefix("Exit codes: ")
+}
+
+fn as_it_is(roff: &mut Roff, heading: &str, lines: &str) {
+    roff.control("SH", [heading]).control("nf", []);
+    for line in lines.lines() {
+        roff.text([roman(line.strip_prefix("  ").unwrap_or(line))]);
+    }
+    roff.control("fi", []);
+}

@@ -1,0 +1,335 @@
+//! `replay`: a past range of the source topics into the queue once more. Dedup makes it safe; what dedup may have forgotten
+//! is told before anything is sent, and needs leave.
+
+mod plan;
+
+use std::collections::HashSet;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::Args;
+use jiff::Timestamp;
+use rdkafka::message::{Message, OwnedHeaders, OwnedMessage};
+
+use super::feeder::{Feeder, Judged, judge};
+use super::progress::Progress;
+use super::table::{number, table};
+use super::time::instant;
+use super::{CommandError, STOPPED, SettingsArgs, Stopped, interruptible, load, start_logs};
+use crate::config::{Config, Log};
+use crate::dead_letter::{Origin, Road};
+use crate::dedup::{DedupKey, Key};
+use crate::enqueue::Entry;
+use crate::kafka::{self, Bookmark, Next, Range, RangeReader, headers_of};
+use crate::segment::Outcome;
+use plan::Plan;
+
+/// Put a past range of the source topics into the queue once more
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    nat-destination replay --config nat-destination.toml --from 2026-11-01 --to 2026-11-02 --dry-run\n  \
+    nat-destination replay --config nat-destination.toml --from 3d --rate 500\n  \
+    nat-destination replay --config nat-destination.toml --from 2026-11-01T08:00Z --to 2026-11-01T09:30Z --topic segment-events\n\n\
+    What was delivered is a duplicate and is not sent again, for as long as dedup.retention remembers it. A record that is older \
+    than that could be sent again: with it in the range the replay tells how many contact-days that are, and wants \
+    --allow-redelivery. An Engage value of that age may then overwrite a newer one. What was a dead letter stays one: \
+    dead-letters redrive sends those.\n\n\
+    Stopped by Ctrl-C or killed, the same command goes on where it was. Times are those of the records; times such as 3d are \
+    another range at every start, hence a stopped replay tells the command that goes on.")]
+pub struct ReplayArgs {
+    #[command(flatten)]
+    settings: SettingsArgs,
+    /// From this time on: 2026-11-01, 2026-11-01T08:00Z, or how long ago: 2h, 3d
+    #[arg(long, value_name = "TIME", value_parser = instant)]
+    from: Timestamp,
+    /// Before this time; without it up to now
+    #[arg(long, value_name = "TIME", value_parser = instant)]
+    to: Option<Timestamp>,
+    /// Only this source topic; may be repeated
+    #[arg(long = "topic", value_name = "TOPIC")]
+    topics: Vec<String>,
+    /// Count what would be done, and change nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Events a second at most
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    rate: Option<u32>,
+    /// Also what is older than dedup.retention, which Nat.app may then be told a second time
+    #[arg(long)]
+    allow_redelivery: bool,
+    /// Begin again, though an earlier run of this replay was stopped
+    #[arg(long)]
+    restart: bool,
+}
+
+pub async fn run(mut args: ReplayArgs) -> Result<ExitCode, CommandError> {
+    start_logs(&Log { format: "human".into(), level: "warn".into() });
+    args.topics.sort();
+    args.topics.dedup();
+    if args.to.is_some_and(|to| to <= args.from) {
+        let (from, to) = (args.from, args.to.unwrap_or_default());
+        return Err(CommandError::Usage(format!("the range is upside down: --from {from} is not before --to {to}")));
+    }
+    let mut config = load(&args.settings)?;
+    let verified = kafka::verify_or_create(&config, false).await.map_err(CommandError::told)?;
+    config.topics.batch_bytes = verified.batch_bytes.unwrap_or(config.topics.batch_bytes);
+    let plan = Plan::make(&config, &args).await?;
+    plan.remarks().iter().for_each(|remark| eprintln!("{remark}"));
+    let (group, config) = (plan.group.clone(), Arc::new(config));
+    let (args, of) = (Arc::new(args), Arc::clone(&config));
+    let replay = Replay::new(of, Arc::clone(&args), plan);
+    let (counts, done) = interruptible(move |stopped| replay.run(stopped)).await?;
+    print!("{}", counts.shown(&args));
+    if !done {
+        eprintln!("stopped before it was done. {}", how_to_go_on(&args));
+        return Ok(ExitCode::from(STOPPED));
+    }
+    if !args.dry_run {
+        plan::forget(&config, &group).await.map_err(CommandError::told)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn how_to_go_on(args: &ReplayArgs) -> String {
+    if args.dry_run {
+        return "Nothing was changed".to_owned();
+    }
+    let to = args.to.map(|to| format!(" --to {to}")).unwrap_or_default();
+    let topics: String = args.topics.iter().map(|topic| format!(" --topic {topic}")).collect();
+    format!("What is in the queue is kept in mind; go on with: nat-destination replay --from {}{to}{topics} …", args.from)
+}
+
+/// What became of the events of a range.
+#[derive(Debug, Default)]
+struct Counts {
+    records: u64,
+    /// To be put into the queue.
+    identify: u64,
+    /// Taken by the queue.
+    queued: u64,
+    filtered: u64,
+    invalid: u64,
+    dead_letters: u64,
+    too_large: u64,
+    /// Older than the retention, and left out since there is no leave.
+    left_out: u64,
+    /// Older than the retention.
+    forgettable: HashSet<Key>,
+}
+
+impl Counts {
+    fn shown(&self, args: &ReplayArgs) -> String {
+        let queued = if args.dry_run { self.identify } else { self.queued };
+        let into_queue = if args.dry_run { "identify events that would go into the queue" } else { "put into the queue" };
+        let mut rows = vec![
+            ("records read", self.records),
+            (into_queue, queued),
+            ("filtered", self.filtered),
+            ("invalid: dead letters when they came", self.invalid),
+            ("dead letters, left to dead-letters redrive", self.dead_letters),
+        ];
+        let seldom = [
+            ("larger than the queue takes", self.too_large),
+            ("older than dedup.retention, left out", self.left_out),
+            ("contact-days older than dedup.retention, which could be sent again", self.forgettable.len() as u64),
+        ];
+        rows.extend(seldom.into_iter().filter(|(_, count)| *count > 0));
+        let rows: Vec<_> = rows.into_iter().map(|(what, count)| vec![what.to_owned(), number(count)]).collect();
+        table(&["replay", "events"], &[1], &rows)
+    }
+}
+
+/// Where an event stood: which range, the offset, and the place in a batch.
+type Spot = (usize, i64, Option<usize>);
+
+struct Replay {
+    config: Arc<Config>,
+    args: Arc<ReplayArgs>,
+    plan: Plan,
+    /// Records before this are older than the retention. Unix milliseconds.
+    horizon: i64,
+    now: Timestamp,
+    /// Of the range's events, those that the dead-letter topic holds.
+    dead_letters: HashSet<Spot>,
+}
+
+impl Replay {
+    fn new(config: Arc<Config>, args: Arc<ReplayArgs>, plan: Plan) -> Replay {
+        let now = Timestamp::now();
+        let retention = i64::try_from(config.dedup_retention.as_millis()).unwrap_or(i64::MAX);
+        let horizon = now.as_millisecond().saturating_sub(retention);
+        Replay { config, args, plan, horizon, now, dead_letters: HashSet::new() }
+    }
+
+    /// What was counted, and whether all of it is done.
+    fn run(mut self, stopped: &Stopped) -> Result<(Counts, bool), CommandError> {
+        self.find_dead_letters(stopped)?;
+        if self.args.dry_run || self.args.from.as_millisecond() < self.horizon {
+            let counts = self.survey(stopped)?;
+            if self.args.dry_run || stopped.is_so() {
+                return Ok((counts, !stopped.is_so()));
+            }
+            self.ask_for_leave(&counts)?;
+        }
+        let counts = self.feed(stopped)?;
+        Ok((counts, !stopped.is_so()))
+    }
+
+    fn find_dead_letters(&mut self, stopped: &Stopped) -> Result<(), CommandError> {
+        let (mut found, ranges) = (HashSet::new(), &self.plan.ranges);
+        each_record(&self.config, &self.plan.dead_letters, "reading the dead letters", stopped, |_, letter| {
+            let origin = letter.headers().and_then(|headers| Origin::of_dead_letter(&headers_of(headers)));
+            let Some(origin) = origin else { return Ok(()) }; // Another tool's.
+            let holds = |range: &Range| {
+                range.place.0 == origin.topic
+                    && range.place.1 == origin.partition
+                    && (range.begin..range.end).contains(&origin.offset)
+            };
+            if let Some(range) = ranges.iter().position(holds) {
+                found.insert((range, origin.offset, origin.item));
+            }
+            Ok(())
+        })?;
+        self.dead_letters = found;
+        Ok(())
+    }
+
+    /// Counts, and sends nothing.
+    fn survey(&self, stopped: &Stopped) -> Result<Counts, CommandError> {
+        let mut counts = Counts::default();
+        each_record(&self.config, &self.plan.ranges, "counting", stopped, |range, record| {
+            self.each_identify(range, record, &mut counts, |counts, judged| {
+                counts.identify += 1;
+                if let (Outcome::Identify(identify), true) = (&judged.outcome, self.is_forgettable(record)) {
+                    counts.forgettable.insert(DedupKey::of(identify, self.config.rules.engage).key);
+                }
+                Ok(())
+            })
+        })?;
+        Ok(counts)
+    }
+
+    fn ask_for_leave(&self, counts: &Counts) -> Result<(), CommandError> {
+        let contact_days = counts.forgettable.len() as u64;
+        if contact_days == 0 {
+            return Ok(());
+        }
+        let retention = humantime::format_duration(self.config.dedup_retention);
+        let told = format!(
+            "{} contact-days (and Engage values) of this range come from records older than dedup.retention ({retention}): \
+             what was delivered of them may have been forgotten, and would be sent again",
+            number(contact_days)
+        );
+        if self.args.allow_redelivery {
+            eprintln!("{told}. --allow-redelivery: so be it");
+            return Ok(());
+        }
+        let from = Timestamp::from_millisecond(self.horizon).unwrap_or(self.now);
+        Err(CommandError::Told(format!(
+            "{told}. Nothing was sent. Add --allow-redelivery to send them all the same, or begin later: --from {from:.0}"
+        )))
+    }
+
+    fn feed(&self, stopped: &Stopped) -> Result<Counts, CommandError> {
+        let mut counts = Counts::default();
+        let bookmark = Bookmark::new(&self.config, &self.plan.group).map_err(CommandError::told)?;
+        let begins = self.plan.ranges.iter().map(|range| (range.place.clone(), range.begin));
+        let feeder = Feeder::new(&self.config, self.args.rate, Some(bookmark), begins);
+        let mut feeder = feeder.map_err(CommandError::told)?;
+        each_record(&self.config, &self.plan.ranges, "replay", stopped, |range, record| {
+            self.each_identify(range, record, &mut counts, |counts, judged| {
+                if self.is_forgettable(record) && !self.args.allow_redelivery {
+                    counts.left_out += 1;
+                    return Ok(());
+                }
+                self.send(&mut feeder, range, record, &judged)
+            })?;
+            feeder.passed(range, record.offset()).map_err(CommandError::told)?;
+            if feeder.is_about_to_save() { feeder.save().map_err(CommandError::told) } else { Ok(()) }
+        })?;
+        feeder.wait().and_then(|()| feeder.save()).map_err(CommandError::told)?;
+        counts.queued = feeder.queued;
+        counts.too_large = feeder.take_too_large().len() as u64;
+        Ok(counts)
+    }
+
+    fn send(
+        &self,
+        feeder: &mut Feeder,
+        range: usize,
+        record: &OwnedMessage,
+        judged: &Judged<'_>,
+    ) -> Result<(), CommandError> {
+        let Outcome::Identify(identify) = &judged.outcome else { return Ok(()) };
+        let origin = Origin {
+            topic: record.topic().into(),
+            partition: record.partition(),
+            offset: record.offset(),
+            timestamp: record.timestamp().to_millis().unwrap_or_default(),
+            key: record.key().map(Into::into),
+            item: judged.item,
+            road: Some(Road::Replay),
+        };
+        let headers = record.headers().map_or_else(OwnedHeaders::new, OwnedHeaders::clone);
+        let entry = Entry { email: &identify.email, event: &judged.event, headers, origin: &origin };
+        feeder.send(range, record.offset(), entry).map_err(CommandError::told)
+    }
+
+    /// Counts what a record holds; its identify calls that are no dead letters go to `take`.
+    fn each_identify(
+        &self,
+        range: usize,
+        record: &OwnedMessage,
+        counts: &mut Counts,
+        mut take: impl FnMut(&mut Counts, Judged<'_>) -> Result<(), CommandError>,
+    ) -> Result<(), CommandError> {
+        counts.records += 1;
+        let is_dead = |item| self.dead_letters.contains(&(range, record.offset(), item));
+        judge(&self.config.rules, record.payload(), self.now, |judged| {
+            match &judged.outcome {
+                Outcome::Filtered(_) => counts.filtered += 1,
+                // Of a batch that is one as a whole, every item.
+                _ if is_dead(None) || is_dead(judged.item) => counts.dead_letters += 1,
+                Outcome::Invalid { .. } => counts.invalid += 1,
+                Outcome::Identify(_) => return take(counts, judged),
+            }
+            Ok(())
+        })
+    }
+
+    /// Whether what was delivered of it may have been forgotten.
+    fn is_forgettable(&self, record: &OwnedMessage) -> bool {
+        record.timestamp().to_millis().unwrap_or_default() < self.horizon
+    }
+}
+
+/// Reads the ranges to their ends, or until told to stop; each record with the number of its range.
+fn each_record(
+    config: &Config,
+    ranges: &[Range],
+    what: &'static str,
+    stopped: &Stopped,
+    mut take: impl FnMut(usize, &OwnedMessage) -> Result<(), CommandError>,
+) -> Result<(), CommandError> {
+    let mut reader = RangeReader::new(config, ranges.to_vec()).map_err(CommandError::told)?;
+    let mut progress = Progress::new(what, "offsets", reader.total());
+    let mut at = 0;
+    while !stopped.is_so() {
+        match reader.next().map_err(CommandError::told)? {
+            Next::End => break,
+            Next::Idle => {}
+            Next::Record(record) => {
+                // They are read one after the other.
+                let is_its = |(topic, partition): &(String, i32)| {
+                    *partition == record.partition() && topic == record.topic()
+                };
+                while ranges.get(at).is_some_and(|range| !is_its(&range.place)) {
+                    at += 1;
+                }
+                take(at, &record)?;
+            }
+        }
+        progress.at(reader.done());
+    }
+    Ok(())
+}

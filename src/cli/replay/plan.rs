@@ -1,0 +1,177 @@
+//! What a replay reads: from where to where in each partition, fixed at its first start and kept with its bookmark, so that
+//! a second run goes on to the same end.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+
+use super::super::CommandError;
+use super::super::table::number;
+use super::ReplayArgs;
+use crate::config::Config;
+use crate::kafka::{self, Bookmark, KafkaProblem, Range, TopicPartition};
+
+pub struct Plan {
+    /// The group of the bookmark.
+    pub group: String,
+    pub ranges: Vec<Range>,
+    /// An earlier run was stopped.
+    pub goes_on: bool,
+    /// Offsets that ingest has not come to yet, and the partitions that they are in.
+    pub left_to_ingest: (u64, usize),
+    /// All of the dead-letter topic.
+    pub dead_letters: Vec<Range>,
+}
+
+impl Plan {
+    /// # Errors
+    /// When a topic is not there or not one of the source's, or the brokers do not answer.
+    pub async fn make(config: &Config, args: &ReplayArgs) -> Result<Plan, CommandError> {
+        let places = places(config, &args.topics).await?;
+        let topics = by_topic(&places);
+        let group = group(config, args.from, args.to, &topics);
+        if args.restart && !args.dry_run {
+            forget(config, &group).await.map_err(CommandError::told)?;
+        }
+        let saved = if args.restart { None } else { saved(config, &group, &places).await? };
+        let dead_letters = kafka::whole(config, &config.topics.dead_letter).await.map_err(CommandError::told)?;
+        if let Some(ranges) = saved {
+            return Ok(Plan { group, ranges, goes_on: true, left_to_ingest: (0, 0), dead_letters });
+        }
+        let mut ranges = Vec::new();
+        for topic in topics {
+            let found = kafka::between(config, topic, Some(args.from), args.to).await;
+            ranges.extend(found.map_err(CommandError::told)?);
+        }
+        let left_to_ingest = leave_to_ingest(config, &mut ranges).await.map_err(CommandError::told)?;
+        if !args.dry_run {
+            save(config, &group, &ranges).await?;
+        }
+        Ok(Plan { group, ranges, goes_on: false, left_to_ingest, dead_letters })
+    }
+
+    /// Offsets, which may be more than there are records.
+    pub fn length(&self) -> u64 {
+        self.ranges.iter().map(Range::length).sum()
+    }
+
+    /// What is to be said before it starts.
+    pub fn remarks(&self) -> Vec<String> {
+        let mut remarks = Vec::new();
+        if self.goes_on {
+            let left = number(self.length());
+            remarks.push(format!(
+                "goes on where an earlier run of this replay was stopped: {left} offsets are left (--restart begins again)"
+            ));
+        }
+        let (offsets, partitions) = self.left_to_ingest;
+        if offsets > 0 {
+            remarks.push(format!(
+                "the replay ends where ingest has got to: {} offsets in {partitions} partitions are still to come to it, and \
+                 go into the queue by that way (an Engage value must not be overtaken by an older one)",
+                number(offsets)
+            ));
+        }
+        remarks
+    }
+}
+
+/// The partitions of the source topics, or of those that were asked for.
+async fn places(config: &Config, wanted: &[String]) -> Result<Vec<TopicPartition>, CommandError> {
+    let there = kafka::source_partitions(config).await.map_err(CommandError::told)?;
+    if let Some(other) = wanted.iter().find(|topic| !there.contains_key(*topic)) {
+        let known: Vec<&str> = there.keys().map(String::as_str).collect();
+        return Err(CommandError::Told(format!(
+            "--topic {other}: it is none of the source topics, which are {}",
+            known.join(", ")
+        )));
+    }
+    let chosen = there.into_iter().filter(|(topic, _)| wanted.is_empty() || wanted.contains(topic));
+    Ok(chosen.flat_map(|(topic, count)| (0..count as i32).map(move |partition| (topic.clone(), partition))).collect())
+}
+
+fn by_topic(places: &[TopicPartition]) -> Vec<&str> {
+    let mut topics: Vec<&str> = places.iter().map(|(topic, _)| topic.as_str()).collect();
+    topics.dedup();
+    topics
+}
+
+/// One bookmark for each range of time and topics.
+fn group(config: &Config, from: Timestamp, to: Option<Timestamp>, topics: &[&str]) -> String {
+    let to = to.map_or_else(|| "-".to_owned(), |to| to.as_millisecond().to_string());
+    let range = format!("{}/{to}/{}", from.as_millisecond(), topics.join("/"));
+    let hash = blake3::hash(range.as_bytes()).to_hex();
+    format!("{}replay.{}", config.topics.queue.trim_end_matches("queue"), &hash.as_str()[..16])
+}
+
+/// The bookmark of the ends, which never moves.
+fn end_group(group: &str) -> String {
+    format!("{group}.end")
+}
+
+/// What an earlier run that was stopped has left.
+async fn saved(config: &Config, group: &str, places: &[TopicPartition]) -> Result<Option<Vec<Range>>, CommandError> {
+    let next = load(config, group, places).await?;
+    let ends = load(config, &end_group(group), places).await?;
+    if next.is_empty() || ends.is_empty() {
+        return Ok(None);
+    }
+    let range = |(place, end): (TopicPartition, i64)| {
+        let begin = next.get(&place).map_or(end, |next| *next.min(&end));
+        Range { place, begin, end }
+    };
+    Ok(Some(ends.into_iter().map(range).collect()))
+}
+
+/// Keeps begins and ends, so that a second run knows both.
+async fn save(config: &Config, group: &str, ranges: &[Range]) -> Result<(), CommandError> {
+    let of = |offset: fn(&Range) -> i64| ranges.iter().map(|range| (range.place.clone(), offset(range))).collect();
+    let (begins, ends): (BTreeMap<_, _>, BTreeMap<_, _>) = (of(|range| range.begin), of(|range| range.end));
+    at_bookmark(config, &end_group(group), move |bookmark| bookmark.save(&ends)).await?;
+    at_bookmark(config, group, move |bookmark| bookmark.save(&begins)).await
+}
+
+async fn load(
+    config: &Config,
+    group: &str,
+    places: &[TopicPartition],
+) -> Result<BTreeMap<TopicPartition, i64>, CommandError> {
+    let places = places.to_vec();
+    at_bookmark(config, group, move |bookmark| bookmark.load(&places)).await
+}
+
+/// Asks a bookmark on a thread that may block.
+async fn at_bookmark<T: Send + 'static>(
+    config: &Config,
+    group: &str,
+    ask: impl FnOnce(&Bookmark) -> Result<T, KafkaProblem> + Send + 'static,
+) -> Result<T, CommandError> {
+    let (config, group) = (config.clone(), group.to_owned());
+    let asked = tokio::task::spawn_blocking(move || ask(&Bookmark::new(&config, &group)?)).await;
+    asked.map_err(CommandError::told)?.map_err(CommandError::told)
+}
+
+/// Forgets how far it has got: it is done, or is to begin again.
+///
+/// # Errors
+/// When the brokers do not let the bookmark go.
+pub async fn forget(config: &Config, group: &str) -> Result<(), KafkaProblem> {
+    Bookmark::remove(config, group).await?;
+    Bookmark::remove(config, &end_group(group)).await
+}
+
+/// Cuts off what ingest has not committed yet; says how many offsets in how many partitions that is.
+async fn leave_to_ingest(config: &Config, ranges: &mut [Range]) -> Result<(u64, usize), KafkaProblem> {
+    let places = ranges.iter().map(|range| range.place.clone()).collect();
+    let committed = kafka::committed(config, &config.source.group, places).await?;
+    let (mut offsets, mut partitions) = (0, 0);
+    for range in ranges {
+        let reached = committed.get(&range.place).map_or(range.begin, |next| (*next).max(range.begin));
+        if reached < range.end {
+            offsets += Range { begin: reached, ..range.clone() }.length();
+            partitions += 1;
+            range.end = reached;
+        }
+    }
+    Ok((offsets, partitions))
+}
