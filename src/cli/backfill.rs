@@ -1,1 +1,337 @@
-//! stub
+//! `backfill`: events from files into the queue, as exported from a warehouse or from Segment's own archive. What cannot be
+//! taken is reported with its line, and stops nothing.
+
+mod lines;
+mod report;
+
+use std::collections::HashSet;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use clap::Args;
+use jiff::Timestamp;
+use rdkafka::message::OwnedHeaders;
+
+use super::feeder::{Feeder, Judged, judge};
+use super::progress::Progress;
+use super::table::{number, table};
+use super::{CommandError, STOPPED, SettingsArgs, Stopped, interruptible, load, start_logs};
+use crate::config::{Config, Log};
+use crate::dead_letter::{Origin, Reason, Road, Undeliverable};
+use crate::dedup::{DedupKey, Key};
+use crate::enqueue::Entry;
+use crate::kafka::{self, Bookmark, TopicPartition};
+use crate::segment::{Invalid, Outcome};
+use lines::{Line, Lines, Source};
+use report::{Bad, Report};
+
+/// Put events from files of JSON lines into the queue
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    nat-destination backfill --config nat-destination.toml --dry-run events.jsonl\n  \
+    nat-destination backfill --config nat-destination.toml --rate 500 archive/*.gz\n  \
+    zcat events.gz | nat-destination backfill --config nat-destination.toml --report bad.jsonl -\n\n\
+    One Segment event a line, or a batch of them ({\"batch\":[…]}), judged by the rules of run; gzip and zstd are recognised by \
+    their first bytes. Bad lines go to the report with number and reason, and stop nothing.\n\n\
+    Dedup holds here too: a contact-day that was delivered within dedup.retention is a duplicate; one that was delivered \
+    before that is sent again. An Engage value is sent wherever it differs from the last one that Nat.app accepted, also if \
+    the one in the file is older: --set engage=skip leaves Engage's events out.\n\n\
+    Stopped by Ctrl-C or killed, the same command goes on where it was (but for standard input).")]
+pub struct BackfillArgs {
+    #[command(flatten)]
+    settings: SettingsArgs,
+    /// Files of JSON lines, plain, gzip or zstd; -: standard input
+    #[arg(required = true, value_name = "FILE")]
+    files: Vec<PathBuf>,
+    /// Where bad lines are reported; without it FILE.rejected.jsonl beside each file
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
+    /// Count what would be done, and change nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Events a second at most
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    rate: Option<u32>,
+    /// Begin again, though an earlier run with these files was stopped
+    #[arg(long)]
+    restart: bool,
+}
+
+pub async fn run(args: BackfillArgs) -> Result<ExitCode, CommandError> {
+    start_logs(&Log { format: "human".into(), level: "warn".into() });
+    let sources = find(&args)?;
+    let config = settings(&args).await?;
+    let groups: Vec<String> = sources.iter().filter_map(|source| group(&config, source)).collect();
+    if args.restart && !args.dry_run {
+        forget(&config, &groups).await?;
+    }
+    let dry_run = args.dry_run;
+    let config = Arc::new(config);
+    let backfill = Backfill { config: Arc::clone(&config), args, now: Timestamp::now(), counts: Counts::default() };
+    let (counts, done) = interruptible(move |stopped| backfill.run(&sources, stopped)).await?;
+    print!("{}", counts.shown(dry_run));
+    if !done {
+        let kept = "What is in the queue is kept in mind: run the same command again to go on";
+        eprintln!("stopped before it was done. {}", if dry_run { "Nothing was changed" } else { kept });
+        return Ok(ExitCode::from(STOPPED));
+    }
+    if !dry_run {
+        forget(&config, &groups).await?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// All files, before anything is sent.
+fn find(args: &BackfillArgs) -> Result<Vec<Source>, CommandError> {
+    let of =
+        |path: &PathBuf| Source::find(path).map_err(|error| CommandError::Told(format!("{}: {error}", path.display())));
+    let sources: Vec<Source> = args.files.iter().map(of).collect::<Result<_, _>>()?;
+    if sources.iter().filter(|source| source.is_stdin()).count() > 1 {
+        return Err(CommandError::Usage("standard input (-) can be read once only".into()));
+    }
+    if let Some(report) = args.report.as_ref().filter(|report| sources.iter().any(|source| source.is(report))) {
+        let told = format!("--report {}: that is one of the files to read, and would be overwritten", report.display());
+        return Err(CommandError::Usage(told));
+    }
+    Ok(sources)
+}
+
+/// A dry run needs the rules only; anything else, a queue.
+async fn settings(args: &BackfillArgs) -> Result<Config, CommandError> {
+    if args.dry_run {
+        return Config::load_offline(&args.settings.sources()).map_err(CommandError::Settings);
+    }
+    let mut config = load(&args.settings)?;
+    let verified = kafka::verify_or_create(&config, false).await.map_err(CommandError::told)?;
+    config.topics.batch_bytes = verified.batch_bytes.unwrap_or(config.topics.batch_bytes);
+    Ok(config)
+}
+
+/// Of the bookmark; `None`: there is none.
+fn group(config: &Config, source: &Source) -> Option<String> {
+    let prefix = config.topics.queue.trim_end_matches("queue");
+    source.identity.as_ref().map(|identity| format!("{prefix}backfill.{identity}"))
+}
+
+async fn forget(config: &Config, groups: &[String]) -> Result<(), CommandError> {
+    for group in groups {
+        Bookmark::remove(config, group).await.map_err(CommandError::told)?;
+    }
+    Ok(())
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    lines: u64,
+    identify: u64,
+    queued: u64,
+    filtered: u64,
+    bad: u64,
+    contact_days: HashSet<Key>,
+}
+
+impl Counts {
+    fn shown(&self, dry_run: bool) -> String {
+        let mut rows = vec![("lines read", self.lines)];
+        match dry_run {
+            true => rows.extend([
+                ("identify events that would go into the queue", self.identify),
+                ("of them, contact-days and Engage values", self.contact_days.len() as u64),
+            ]),
+            false => rows.push(("put into the queue", self.queued)),
+        }
+        rows.extend([("filtered", self.filtered), ("bad", self.bad)]);
+        let rows: Vec<_> = rows.into_iter().map(|(what, count)| vec![what.to_owned(), number(count)]).collect();
+        table(&["backfill", "events"], &[1], &rows)
+    }
+}
+
+struct Backfill {
+    config: Arc<Config>,
+    args: BackfillArgs,
+    now: Timestamp,
+    counts: Counts,
+}
+
+/// A file that is being read.
+struct Reading<'a> {
+    source: &'a Source,
+    /// Its part of the origin of each event.
+    topic: String,
+    /// From 1 on.
+    line: i64,
+    /// The first line that has not been done.
+    begin: i64,
+    /// `None`: a dry run.
+    target: Option<(Feeder, Report)>,
+}
+
+impl Backfill {
+    /// What was counted, and whether all of it is done.
+    fn run(mut self, sources: &[Source], stopped: &Stopped) -> Result<(Counts, bool), CommandError> {
+        // Of a stream nobody knows the length.
+        let known = sources.iter().all(|source| source.length > 0);
+        let total = if known { sources.iter().map(|source| source.length).sum() } else { 0 };
+        let mut progress = Progress::new("backfill", "bytes", total);
+        let passed = Arc::new(AtomicU64::new(0));
+        for source in sources {
+            let at = |line: i64| move |error| CommandError::Told(format!("{}: line {line}: {error}", source.shown()));
+            let lines = source.open(Arc::clone(&passed)).map_err(at(1))?;
+            let mut reading = self.begin(source, &progress)?;
+            let read = self.read(&mut reading, lines, stopped, || progress.at(passed.load(Ordering::Relaxed)));
+            self.end(&mut reading)?;
+            read?.map_err(at(reading.line + 1))?;
+        }
+        Ok((self.counts, !stopped.is_so()))
+    }
+
+    /// Where an earlier run was stopped, or at the first line.
+    fn begin<'a>(&self, source: &'a Source, progress: &Progress) -> Result<Reading<'a>, CommandError> {
+        let unique = source.identity.clone().unwrap_or_else(|| self.now.as_millisecond().to_string());
+        let topic = format!("backfill:{}:{unique}", source.name());
+        if self.args.dry_run {
+            return Ok(Reading { source, topic, line: 0, begin: 1, target: None });
+        }
+        let place: TopicPartition = (self.config.topics.queue.clone(), 0);
+        let bookmark = group(&self.config, source).map(|group| Bookmark::new(&self.config, &group)).transpose();
+        let bookmark = bookmark.map_err(CommandError::told)?;
+        let saved = bookmark.as_ref().map(|bookmark| bookmark.load(std::slice::from_ref(&place))).transpose();
+        let begin = saved.map_err(CommandError::told)?.and_then(|saved| saved.get(&place).copied()).unwrap_or(1);
+        if begin > 1 {
+            let done = number(begin as u64 - 1);
+            progress.say(&format!(
+                "{}: goes on behind line {done}, where an earlier run was stopped (--restart begins again)",
+                source.shown()
+            ));
+        }
+        let feeder = Feeder::new(&self.config, self.args.rate, bookmark, [(place, begin)]);
+        let path = self.args.report.clone().unwrap_or_else(|| source.report());
+        let report = Report::of(path.clone(), &source.shown(), begin)
+            .map_err(|error| CommandError::Told(format!("{}: {error}", path.display())))?;
+        let target = Some((feeder.map_err(CommandError::told)?, report));
+        Ok(Reading { source, topic, line: 0, begin, target })
+    }
+
+    /// To the end or until told to stop. The inner error is the file's own.
+    fn read(
+        &mut self,
+        reading: &mut Reading<'_>,
+        mut lines: Lines,
+        stopped: &Stopped,
+        mut progress: impl FnMut(),
+    ) -> Result<std::io::Result<()>, CommandError> {
+        let mut line = Vec::new();
+        while !stopped.is_so() {
+            let read = match lines.next(&mut line) {
+                Ok(read) => read,
+                Err(error) => return Ok(Err(error)),
+            };
+            reading.line += 1;
+            match read {
+                Line::End => break,
+                _ if reading.line < reading.begin => continue,
+                Line::TooLong => self.bad(reading, reading.line, None, Reason::Invalid(Invalid::TooLarge))?,
+                Line::Whole => self.take(reading, &line)?,
+            }
+            self.counts.lines += 1;
+            self.passed(reading)?;
+            progress();
+        }
+        Ok(Ok(()))
+    }
+
+    fn take(&mut self, reading: &mut Reading<'_>, line: &[u8]) -> Result<(), CommandError> {
+        let line = line.strip_prefix("\u{feff}".as_bytes()).unwrap_or(line);
+        if line.trim_ascii().is_empty() {
+            return Ok(());
+        }
+        let (config, now) = (Arc::clone(&self.config), self.now);
+        judge(&config.rules, Some(line), now, |judged| match &judged.outcome {
+            Outcome::Identify(_) => self.identify(reading, &judged),
+            Outcome::Filtered(_) => {
+                self.counts.filtered += 1;
+                Ok(())
+            }
+            Outcome::Invalid { reason, .. } => self.bad(reading, reading.line, judged.item, Reason::Invalid(*reason)),
+        })
+    }
+
+    fn identify(&mut self, reading: &mut Reading<'_>, judged: &Judged<'_>) -> Result<(), CommandError> {
+        let Outcome::Identify(identify) = &judged.outcome else { return Ok(()) };
+        self.counts.identify += 1;
+        let Some((feeder, _)) = &mut reading.target else {
+            self.counts.contact_days.insert(DedupKey::of(identify, self.config.rules.engage).key);
+            return Ok(());
+        };
+        let origin = Origin {
+            topic: reading.topic.as_str().into(),
+            partition: 0,
+            offset: reading.line,
+            // As if the source had received it when it happened: so a file that is read again tells nothing new.
+            timestamp: identify.instant.min(self.now).as_millisecond(),
+            key: None,
+            item: judged.item,
+            road: Some(Road::Backfill),
+        };
+        let headers = OwnedHeaders::new();
+        let entry = Entry { email: &identify.email, event: &judged.event, headers, origin: &origin };
+        feeder.send(0, reading.line, entry).map_err(CommandError::told)
+    }
+
+    fn bad(
+        &mut self,
+        reading: &mut Reading<'_>,
+        line: i64,
+        item: Option<usize>,
+        reason: Reason,
+    ) -> Result<(), CommandError> {
+        self.counts.bad += 1;
+        let Some((_, report)) = &mut reading.target else { return Ok(()) };
+        let (file, because) = (reading.source.shown(), reason.because().to_owned());
+        let bad = Bad { file, line, item, reason: reason.as_str().to_owned(), because };
+        report.add(&bad).map_err(|error| unwritten(report, &error))
+    }
+
+    /// The line is done, but for what is under way.
+    fn passed(&mut self, reading: &mut Reading<'_>) -> Result<(), CommandError> {
+        let line = reading.line;
+        let Some((feeder, _)) = &mut reading.target else { return Ok(()) };
+        feeder.passed(0, line).map_err(CommandError::told)?;
+        if feeder.is_about_to_save() { self.save(reading) } else { Ok(()) }
+    }
+
+    /// The report before the bookmark: what is behind it is never read again.
+    fn save(&mut self, reading: &mut Reading<'_>) -> Result<(), CommandError> {
+        let too_large = reading.target.as_mut().map(|(feeder, _)| feeder.take_too_large()).unwrap_or_default();
+        for line in too_large {
+            self.bad(reading, line, None, Reason::Undeliverable(Undeliverable::TooLarge))?;
+        }
+        let Some((feeder, report)) = &mut reading.target else { return Ok(()) };
+        report.flush().map_err(|error| unwritten(report, &error))?;
+        feeder.save().map_err(CommandError::told)
+    }
+
+    fn end(&mut self, reading: &mut Reading<'_>) -> Result<(), CommandError> {
+        if let Some((feeder, _)) = &mut reading.target {
+            feeder.wait().map_err(CommandError::told)?;
+        }
+        self.save(reading)?;
+        let Some((feeder, report)) = &reading.target else { return Ok(()) };
+        self.counts.queued += feeder.queued;
+        if report.written > 0 {
+            eprintln!(
+                "{}: {} bad, reported in {}",
+                reading.source.shown(),
+                number(report.written),
+                report.path.display()
+            );
+        }
+        Ok(())
+    }
+}
+
+fn unwritten(report: &Report, error: &std::io::Error) -> CommandError {
+    CommandError::Told(format!("{}: {error}", report.path.display()))
+}

@@ -21,9 +21,12 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// `what` is done (`redrive`) with `total` of `unit` (`records`).
+    /// `what` is done (`redrive`) with `total` of `unit` (`records`); 0: nobody knows how many.
     pub fn new(what: &'static str, unit: &'static str, total: u64) -> Progress {
-        let template = format!("{what} {{bar:40}} {{human_pos}}/{{human_len}} {unit}  {{per_sec}}  {{eta}} left");
+        let template = match total {
+            0 => format!("{what} {{spinner}} {{human_pos}} {unit}  {{per_sec}}"),
+            _ => format!("{what} {{bar:40}} {{human_pos}}/{{human_len}} {unit}  {{per_sec}}  {{eta}} left"),
+        };
         let style = ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar());
         let bar = std::io::stderr().is_terminal().then(|| ProgressBar::new(total).with_style(style));
         let now = Instant::now();
@@ -61,6 +64,9 @@ impl Drop for Progress {
 
 fn plain(what: &str, unit: &str, done: u64, total: u64, elapsed: Duration) -> String {
     let rate = done as f64 / elapsed.as_secs_f64().max(0.001);
+    if total == 0 {
+        return format!("{what}: {} {unit}, {}/s", number(done), number(rate as u64));
+    }
     let left = match total.saturating_sub(done) as f64 / rate {
         seconds if seconds.is_finite() => HumanDuration(Duration::from_secs_f64(seconds.min(1e9))).to_string(),
         _ => "unknown".to_owned(),
@@ -77,5 +83,6 @@ mod tests {
         let line = |done| plain("replay", "records", done, 3000, Duration::from_secs(5));
         assert_eq!(line(1000), "replay: 1,000 of 3,000 records, 200/s, time left: 10 seconds");
         assert_eq!(line(0), "replay: 0 of 3,000 records, 0/s, time left: unknown");
+        assert_eq!(plain("backfill", "bytes", 5000, 0, Duration::from_secs(5)), "backfill: 5,000 bytes, 1,000/s");
     }
 }

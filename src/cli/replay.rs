@@ -96,7 +96,10 @@ fn how_to_go_on(args: &ReplayArgs) -> String {
     }
     let to = args.to.map(|to| format!(" --to {to}")).unwrap_or_default();
     let topics: String = args.topics.iter().map(|topic| format!(" --topic {topic}")).collect();
-    format!("What is in the queue is kept in mind; go on with: nat-destination replay --from {}{to}{topics} …", args.from)
+    format!(
+        "What is in the queue is kept in mind; go on with: nat-destination replay --from {}{to}{topics} …",
+        args.from
+    )
 }
 
 /// What became of the events of a range.
@@ -120,7 +123,8 @@ struct Counts {
 impl Counts {
     fn shown(&self, args: &ReplayArgs) -> String {
         let queued = if args.dry_run { self.identify } else { self.queued };
-        let into_queue = if args.dry_run { "identify events that would go into the queue" } else { "put into the queue" };
+        let into_queue =
+            if args.dry_run { "identify events that would go into the queue" } else { "put into the queue" };
         let mut rows = vec![
             ("records read", self.records),
             (into_queue, queued),
@@ -320,9 +324,8 @@ fn each_record(
             Next::Idle => {}
             Next::Record(record) => {
                 // They are read one after the other.
-                let is_its = |(topic, partition): &(String, i32)| {
-                    *partition == record.partition() && topic == record.topic()
-                };
+                let is_its =
+                    |(topic, partition): &(String, i32)| *partition == record.partition() && topic == record.topic();
                 while ranges.get(at).is_some_and(|range| !is_its(&range.place)) {
                     at += 1;
                 }

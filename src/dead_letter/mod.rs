@@ -70,7 +70,7 @@ impl Reason {
     }
 
     /// The same in plain words.
-    fn because(self) -> &'static str {
+    pub fn because(self) -> &'static str {
         match self {
             Reason::Invalid(reason) => reason.because(),
             Reason::Undeliverable(Undeliverable::Rejected) => "Nat.app rejects it",

@@ -1,0 +1,179 @@
+//! A file of lines, plain or compressed by gzip or zstd, which its first bytes tell.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Cursor, Read};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use flate2::read::MultiGzDecoder;
+use memchr::memchr;
+
+/// Enough for any batch; without an end, a file without line ends would fill the memory.
+const LONGEST: usize = 64 << 20;
+/// So much of a file's beginning tells it from others.
+const BEGINNING: u64 = 64 << 10;
+const GZIP: &[u8] = &[0x1f, 0x8b];
+const ZSTD: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
+
+/// A file that is there and can be read, or standard input.
+#[derive(Debug)]
+pub struct Source {
+    path: PathBuf,
+    /// 0: nobody knows.
+    pub length: u64,
+    /// A hash of path, length and beginning; `None`: it cannot be read a second time.
+    pub identity: Option<String>,
+}
+
+impl Source {
+    /// # Errors
+    /// When there is no such file, it is a directory, or it may not be read.
+    pub fn find(path: &Path) -> io::Result<Source> {
+        let of_stream = Source { path: path.to_owned(), length: 0, identity: None };
+        if of_stream.is_stdin() {
+            return Ok(of_stream);
+        }
+        let metadata = std::fs::metadata(path)?;
+        if metadata.is_dir() {
+            return Err(io::Error::other("it is a directory; name the files in it"));
+        }
+        if !metadata.is_file() {
+            return Ok(of_stream); // A pipe: opening it twice would lose what is in it.
+        }
+        let mut beginning = Vec::new();
+        File::open(path)?.take(BEGINNING).read_to_end(&mut beginning)?;
+        let mut hash = blake3::Hasher::new();
+        hash.update(path.canonicalize()?.as_os_str().as_encoded_bytes());
+        hash.update(&metadata.len().to_be_bytes()).update(&beginning);
+        let identity = hash.finalize().to_hex()[..16].to_owned();
+        Ok(Source { length: metadata.len(), identity: Some(identity), ..of_stream })
+    }
+
+    pub fn is_stdin(&self) -> bool {
+        self.path.as_os_str() == "-"
+    }
+
+    /// As the user named it.
+    pub fn shown(&self) -> String {
+        if self.is_stdin() { "standard input".to_owned() } else { self.path.display().to_string() }
+    }
+
+    /// Without its directories.
+    pub fn name(&self) -> String {
+        let name = self.path.file_name().filter(|_| !self.is_stdin());
+        name.map_or_else(|| "stdin".to_owned(), |name| name.to_string_lossy().into_owned())
+    }
+
+    /// Where its bad lines are reported, unless the user says.
+    pub fn report(&self) -> PathBuf {
+        let base = if self.is_stdin() { Path::new("stdin") } else { &self.path };
+        let mut name = base.as_os_str().to_owned();
+        name.push(".rejected.jsonl");
+        name.into()
+    }
+
+    pub fn is(&self, path: &Path) -> bool {
+        !self.is_stdin() && self.path.canonicalize().ok().is_some_and(|own| path.canonicalize().ok() == Some(own))
+    }
+
+    /// `passed` counts the bytes read, as they are in the file.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn open(&self, passed: Arc<AtomicU64>) -> io::Result<Lines> {
+        let raw: Box<dyn Read> =
+            if self.is_stdin() { Box::new(io::stdin()) } else { Box::new(File::open(&self.path)?) };
+        let mut counted = Counted { raw, passed };
+        let mut magic = Vec::new();
+        counted.by_ref().take(ZSTD.len() as u64).read_to_end(&mut magic)?;
+        let (gzip, zstd) = (magic.starts_with(GZIP), magic.starts_with(ZSTD));
+        let whole = BufReader::with_capacity(128 << 10, Cursor::new(magic).chain(counted));
+        Ok(Lines {
+            reader: match (gzip, zstd) {
+                (true, _) => Box::new(BufReader::new(MultiGzDecoder::new(whole))),
+                (_, true) => Box::new(BufReader::new(zstd::stream::read::Decoder::with_buffer(whole)?)),
+                _ => Box::new(whole),
+            },
+        })
+    }
+}
+
+struct Counted {
+    raw: Box<dyn Read>,
+    passed: Arc<AtomicU64>,
+}
+
+impl Read for Counted {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.raw.read(buffer)?;
+        self.passed.fetch_add(read as u64, Ordering::Relaxed);
+        Ok(read)
+    }
+}
+
+pub struct Lines {
+    reader: Box<dyn BufRead>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub enum Line {
+    Whole,
+    /// Longer than can be held; it has been passed over.
+    TooLong,
+    End,
+}
+
+impl Lines {
+    /// Reads the next line, without its end, into `line`.
+    ///
+    /// # Errors
+    /// When the file cannot be read on: a compressed one may be cut short.
+    pub fn next(&mut self, line: &mut Vec<u8>) -> io::Result<Line> {
+        line.clear();
+        let (mut any, mut too_long) = (false, false);
+        loop {
+            let available = match self.reader.fill_buf() {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                available => available?,
+            };
+            let end = memchr(b'\n', available);
+            let taken = &available[..end.unwrap_or(available.len())];
+            any |= !available.is_empty();
+            too_long |= line.len() + taken.len() > LONGEST;
+            if !too_long {
+                line.extend_from_slice(taken);
+            }
+            let (at_end, consumed) = (available.is_empty(), taken.len() + usize::from(end.is_some()));
+            self.reader.consume(consumed);
+            if at_end || end.is_some() {
+                return Ok(match (any, too_long) {
+                    (false, _) => Line::End,
+                    (_, true) => Line::TooLong,
+                    _ => Line::Whole,
+                });
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lines_of(bytes: &[u8]) -> Vec<String> {
+        let mut lines = Lines { reader: Box::new(BufReader::with_capacity(3, Cursor::new(bytes.to_vec()))) };
+        let (mut line, mut found) = (Vec::new(), Vec::new());
+        while lines.next(&mut line).expect("read") == Line::Whole {
+            found.push(String::from_utf8(line.clone()).expect("text"));
+        }
+        found
+    }
+
+    #[test]
+    fn a_last_line_needs_no_end_and_an_empty_one_is_a_line() {
+        assert_eq!(lines_of(b"one\n\nthree, longer than the buffer"), ["one", "", "three, longer than the buffer"]);
+        assert_eq!(lines_of(b"one\n"), ["one"]);
+        assert_eq!(lines_of(b""), Vec::<String>::new());
+    }
+}
