@@ -3,6 +3,7 @@
 mod support;
 
 mod accounting;
+mod backfill;
 mod circuit;
 mod classify;
 mod dead_letters;
@@ -16,6 +17,7 @@ mod outage;
 mod pace;
 mod poison;
 mod rebalance;
+mod replay;
 mod restart;
 mod sequences;
 mod start;

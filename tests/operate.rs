@@ -1,7 +1,10 @@
 //! What operators see: metrics, health, logs without personal data, completions, the example file.
 
 use std::collections::BTreeSet;
+use std::process::Stdio;
 
+use clap::CommandFactory;
+use nat_destination::cli::Cli;
 use nat_destination::config::table;
 use nat_destination::metrics::CATALOGUE;
 use nat_destination::sandbox::stand_in::Behaviour;
@@ -130,23 +133,74 @@ fn the_example_file_is_the_tables_own() {
     assert_eq!(String::from_utf8(printed.stdout).expect("text"), kept);
 }
 
-#[test]
-fn every_shell_gets_completions_and_every_command_has_help_with_an_example() {
-    for shell in ["bash", "zsh", "fish"] {
-        let output = binary().args(["completions", shell]).output().expect("it runs");
-        assert!(String::from_utf8_lossy(&output.stdout).contains("until-caught-up"), "{shell}");
+/// Every command there is, as it is typed.
+fn commands() -> Vec<Vec<String>> {
+    fn below(command: &clap::Command, path: &[String]) -> Vec<Vec<String>> {
+        let each = command.get_subcommands().flat_map(|command| {
+            let path = [path, &[command.get_name().to_owned()]].concat();
+            [vec![path.clone()], below(command, &path)].concat()
+        });
+        each.collect()
     }
-    for command in [
-        &["run"][..],
-        &["demo"],
-        &["check"],
-        &["explain"],
-        &["topics", "create"],
-        &["stand-in"],
-        &["generate"],
-        &["completions"],
+    let commands = below(&Cli::command(), &[]);
+    assert!(commands.len() > 10, "{commands:?}");
+    commands
+}
+
+fn output_of(arguments: &[impl AsRef<str>]) -> String {
+    let output = binary().args(arguments.iter().map(AsRef::as_ref)).output().expect("it runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("text")
+}
+
+#[test]
+fn every_command_has_help_with_an_example_completions_and_a_manual_page() {
+    let completions = ["bash", "zsh", "fish"].map(|shell| output_of(&["completions", shell]));
+    let directory = World::new();
+    let pages = directory.path("");
+    assert!(output_of(&["man", "--dir", pages.to_str().expect("text")]).is_empty());
+    for command in commands() {
+        let asked = [&command[..], &["--help".to_owned()]].concat();
+        let (help, words) = (output_of(&asked), command.join(" "));
+        // One that only has commands below it is told by those.
+        let is_group = help.contains("\nCommands:");
+        assert!(is_group || help.contains(&format!("  nat-destination {words}")) || help.contains(&words), "{help}");
+        assert!(is_group || help.contains("Example"), "{words}: {help}");
+        let name = command.last().expect("a name");
+        assert!(completions.iter().all(|shell| shell.contains(name.as_str())), "{words}");
+        let page = output_of(&[&["man".to_owned()], &command[..]].concat());
+        assert!(page.contains(".SH \"EXIT STATUS\"") && page.contains("130 stopped by Ctrl"), "{page}");
+        let file = pages.join(format!("nat-destination-{}.1", command.join("-")));
+        assert_eq!(std::fs::read_to_string(&file).expect("it is there"), page, "{}", file.display());
+    }
+    assert!(output_of(&["man"]).contains("nat\\-destination\\-replay(1)"));
+}
+
+#[test]
+fn what_is_typed_wrong_is_told_with_what_is_right() {
+    for (wrong, right) in [
+        (&["replay", "--from", "1h", "--dry-rum"][..], "--dry-run"),
+        (&["repaly"], "replay"),
+        (&["topics", "craete"], "create"),
+        (&["completions", "bsah"], "bash"),
     ] {
-        let output = binary().args(command).arg("--help").output().expect("it runs");
-        assert!(String::from_utf8_lossy(&output.stdout).contains("Example"), "{command:?}");
+        let output = binary().args(wrong).output().expect("it runs");
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{told}");
+        assert!(told.contains("tip: ") && told.contains(right), "{told}");
+    }
+    let output = binary().args(["man", "no-such-command"]).output().expect("it runs");
+    assert_eq!(output.status.code(), Some(2));
+}
+
+#[test]
+fn a_reader_that_has_read_enough_ends_a_command_quietly() {
+    for arguments in [&["man", "replay"][..], &["completions", "bash"], &["check", "--print-example"], &["--help"]] {
+        let mut child =
+            binary().args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+        drop(child.stdout.take());
+        let output = child.wait_with_output().expect("it ends");
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success() && told.is_empty(), "{arguments:?}: {told}");
     }
 }

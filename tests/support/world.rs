@@ -138,6 +138,21 @@ impl World {
         self.produce(partition, None, Some(event.as_bytes()), &[]);
     }
 
+    /// The same, written at that time: Unix milliseconds.
+    pub fn event_of_time(&self, partition: i32, event: &str, millis: i64) {
+        let record: BaseRecord<'_, [u8], [u8]> =
+            BaseRecord::to(&self.source).partition(partition).payload(event.as_bytes()).timestamp(millis);
+        self.producer.send(record).map_err(|(error, _)| error).expect("sent");
+        self.flush();
+    }
+
+    /// What came into the queue by that road.
+    pub fn queued_by(&self, road: &str) -> Vec<Record> {
+        let mut records = self.read(&self.topic("queue"));
+        records.retain(|record| record.header("nat.road").as_deref() == Some(road));
+        records
+    }
+
     /// One visit of each of these contacts, on one day, over all partitions.
     pub fn visits(&self, contacts: std::ops::Range<usize>) {
         for number in contacts {

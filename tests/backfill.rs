@@ -1,0 +1,197 @@
+//! Events come from files as they come from a topic, in every packing, and a bad line stops nothing.
+
+use std::collections::BTreeSet;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Output, Stdio};
+
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use serde_json::Value;
+
+use super::support::World;
+use super::support::world::identify;
+
+/// With its topics made.
+fn world() -> World {
+    let world = World::new();
+    assert!(world.command(&["topics", "create"], &[]).output().expect("it runs").status.success());
+    world
+}
+
+fn lines(contacts: std::ops::Range<usize>) -> String {
+    let line =
+        |number| identify(&format!("p{number}@example.com"), "2026-11-20T08:00:00Z", &format!("m{number}")) + "\n";
+    contacts.map(line).collect()
+}
+
+fn write(path: &Path, bytes: &[u8]) -> String {
+    std::fs::write(path, bytes).expect("written");
+    path.to_str().expect("text").to_owned()
+}
+
+fn gzip(text: &str) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+    encoder.write_all(text.as_bytes()).expect("packed");
+    encoder.finish().expect("packed")
+}
+
+fn backfill(world: &World, arguments: &[&str]) -> Output {
+    world.command(&[&["backfill"], arguments].concat(), &[]).output().expect("it runs")
+}
+
+fn told(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+fn done(output: &Output) -> String {
+    assert!(output.status.success(), "{}", told(output));
+    told(output)
+}
+
+fn report(path: &Path) -> Vec<Value> {
+    let text = std::fs::read_to_string(path).expect("a report");
+    text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+}
+
+#[test]
+fn a_backfill_delivers_a_file_gzip_and_zstd_too() {
+    let world = world();
+    let batch = format!(r#"{{"batch":[{},{{"type":"page"}}]}}"#, lines(30..31).trim());
+    let engage = r#"{"type":"identify","timestamp":"2026-11-20T09:00:00Z","traits":{"email":"p0@example.com","vip":true},"context":{"personas":{"computation_key":"vip","computation_class":"audience"}}}"#;
+    let plain = write(&world.path("a.jsonl"), format!("{}\n{batch}\n{engage}", lines(0..10)).as_bytes());
+    // Archives are often put together from parts.
+    let parts = [gzip(&lines(10..15)), gzip(&lines(15..20))].concat();
+    let packed = write(&world.path("b.gz"), &parts);
+    let zstd = zstd::stream::encode_all(lines(20..30).as_bytes(), 1).expect("packed");
+    let zstd = write(&world.path("c.zst"), &zstd);
+    let files = [plain.as_str(), &packed, &zstd];
+
+    let dry = done(&backfill(&world, &[&["--dry-run"], &files[..]].concat()));
+    assert!(dry.contains("would go into the queue      32"), "{dry}");
+    assert!(world.read(&world.topic("queue")).is_empty());
+    let summary = done(&backfill(&world, &files));
+    assert!(summary.contains("put into the queue") && summary.contains("32"), "{summary}");
+    world.run_until_caught_up(&[]);
+    let days: BTreeSet<_> = world.accepted_days().into_iter().collect();
+    assert_eq!((days.len(), world.accepted().len()), (31, 32), "every contact, and one Engage value");
+    let origins =
+        world.queued_by("backfill").iter().filter_map(|record| record.header("nat.source")).collect::<Vec<_>>();
+    assert!(
+        origins.iter().any(|origin| origin.starts_with("backfill:b.gz:") && origin.contains("/0/10/")),
+        "{origins:?}"
+    );
+
+    // The same files once more, and one of them through a pipe.
+    done(&backfill(&world, &files));
+    let mut piped = world.command(&["backfill", "-"], &[]);
+    let piped = piped.stdin(std::fs::File::open(&packed).expect("it is there")).output().expect("it runs");
+    done(&piped);
+    world.run_until_caught_up(&[]);
+    assert_eq!((world.queued_by("backfill").len(), world.accepted().len()), (74, 32));
+}
+
+#[test]
+fn bad_lines_are_reported_with_number_and_reason_and_do_not_stop_it() {
+    let world = world();
+    let missing = r#"{"type":"identify","timestamp":"2026-11-20T08:00:00Z"}"#;
+    let text = format!(
+        "{}nonsense\n\n[1]\n{{\"type\":\"page\"}}\n{{\"batch\":[{missing},{}]}}\n{}",
+        lines(0..2),
+        lines(2..3).trim(),
+        lines(3..4)
+    );
+    let file = write(&world.path("events.jsonl"), text.as_bytes());
+    let summary = done(&backfill(&world, &[&file]));
+    let path = PathBuf::from(format!("{file}.rejected.jsonl"));
+    assert!(summary.contains(&format!("3 bad, reported in {}", path.display())), "{summary}");
+    let bad: Vec<_> =
+        report(&path).iter().map(|bad| (bad["line"].as_i64(), bad["item"].as_i64(), bad["reason"].clone())).collect();
+    let expected = [
+        (Some(3), None, "not_json".into()),
+        (Some(5), None, "not_object".into()),
+        (Some(7), Some(0), "missing_email".into()),
+    ];
+    assert_eq!(bad, expected);
+    assert!(!std::fs::read_to_string(&path).expect("a report").contains("@"), "no personal data");
+    world.run_until_caught_up(&[]);
+    assert_eq!(world.accepted_days().len(), 4);
+    // It holds the last run's, not every run's.
+    let other = world.path("bad.jsonl");
+    (0..2).for_each(|_| drop(done(&backfill(&world, &["--report", other.to_str().expect("text"), &file]))));
+    assert_eq!(report(&other).len(), 3);
+}
+
+#[test]
+fn a_backfill_stopped_halfway_goes_on() {
+    let world = world();
+    let text: String = (0..300).map(|n| lines(n..n + 1) + if n % 10 == 0 { "bad\n" } else { "" }).collect();
+    let file = write(&world.path("events.gz"), &gzip(&text));
+    let slowly = |more: usize| {
+        let before = world.queued_by("backfill").len();
+        let mut command = world.command(&["backfill", "--rate", "50", &file], &[]);
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+        world.wait("some of it is in the queue", || world.queued_by("backfill").len() >= before + more);
+        child
+    };
+    let stopped = slowly(40);
+    let pid = stopped.id().to_string();
+    assert!(std::process::Command::new("kill").args(["-INT", &pid]).status().expect("kill runs").success());
+    let output = stopped.wait_with_output().expect("it ends");
+    assert_eq!(output.status.code(), Some(130));
+    assert!(told(&output).contains("run the same command again to go on"), "{}", told(&output));
+    let mut killed = slowly(80);
+    killed.kill().expect("killed");
+    killed.wait().expect("gone");
+    let summary = done(&backfill(&world, &[&file]));
+    assert!(summary.contains("goes on behind line"), "{summary}");
+    let queued = world.queued_by("backfill");
+    let keys: BTreeSet<_> = queued.iter().map(|record| record.key.clone()).collect();
+    assert_eq!(keys.len(), 300);
+    assert!(queued.len() < 300 + 150, "what was in the queue at the kill and not in the bookmark: {}", queued.len());
+    let bad: Vec<_> =
+        report(Path::new(&format!("{file}.rejected.jsonl"))).iter().map(|bad| bad["line"].as_i64()).collect();
+    let expected: Vec<_> = (0..30).map(|n| Some(n * 11 + 2)).collect();
+    assert_eq!(bad, expected, "each bad line once");
+    world.run_until_caught_up(&[]);
+    assert_eq!(world.accepted().len(), 300);
+}
+
+#[test]
+fn a_directory_or_a_missing_file_is_a_clear_error() {
+    let world = world();
+    let good = write(&world.path("good.jsonl"), lines(0..3).as_bytes());
+    let directory = world.path("archive");
+    std::fs::create_dir(&directory).expect("made");
+    for (bad, because) in
+        [(directory, "it is a directory; name the files in it"), (world.path("none.jsonl"), "No such file")]
+    {
+        let bad = bad.to_str().expect("text").to_owned();
+        let output = backfill(&world, &[&good, &bad]);
+        assert_eq!(output.status.code(), Some(1));
+        assert!(told(&output).contains(&format!("{bad}: {because}")), "{}", told(&output));
+    }
+    let output = backfill(&world, &["--report", &good, &good]);
+    assert_eq!(output.status.code(), Some(2), "{}", told(&output));
+    assert!(world.read(&world.topic("queue")).is_empty(), "nothing was sent");
+}
+
+#[test]
+fn a_file_cut_short_is_told_with_its_line_and_what_came_before_is_kept() {
+    let world = world();
+    let whole = gzip(&lines(0..2000));
+    let file = write(&world.path("cut.gz"), &whole[..whole.len() / 2]);
+    let output = backfill(&world, &[&file]);
+    assert_eq!(output.status.code(), Some(1));
+    let queued = world.queued_by("backfill").len();
+    assert!(
+        queued > 100 && told(&output).contains(&format!("cut.gz: line {}: ", queued + 1)),
+        "{queued}: {}",
+        told(&output)
+    );
+    // Fetched again, it goes on as another file; what is there is a duplicate.
+    write(&world.path("cut.gz"), &whole);
+    done(&backfill(&world, &[&file]));
+    world.run_until_caught_up(&[]);
+    assert_eq!(world.accepted().len(), 2000);
+}

@@ -1,0 +1,255 @@
+//! A past range of the source goes through the queue once more: what was delivered is told to nobody twice, and whoever is
+//! on call is told before anything could be.
+
+use std::collections::BTreeSet;
+use std::process::{Child, Output, Stdio};
+
+use jiff::Timestamp;
+use nat_destination::sandbox::stand_in::Behaviour;
+
+use super::support::World;
+use super::support::world::{Record, binary, identify};
+
+fn replay(world: &World, arguments: &[&str], set: &[&str]) -> Output {
+    world.command(&[&["replay"], arguments].concat(), set).output().expect("it runs")
+}
+
+fn done(output: &Output) -> (String, String) {
+    let told = (stdout(output), stderr(output));
+    assert!(output.status.success(), "{told:?}");
+    told
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// The count in that line of a table.
+fn count(table: &str, what: &str) -> u64 {
+    let line = table.lines().find(|line| line.starts_with(what)).unwrap_or_else(|| panic!("{what}: {table}"));
+    line.rsplit(' ').next().and_then(|count| count.replace(',', "").parse().ok()).expect("a count")
+}
+
+fn days_ago(days: i64) -> i64 {
+    Timestamp::now().as_millisecond() - days * 86_400_000
+}
+
+/// Where these records came from.
+fn origins(records: &[Record]) -> Vec<String> {
+    records.iter().map(|record| record.header("nat.source").expect("an origin")).collect()
+}
+
+fn engage(value: bool) -> String {
+    format!(
+        r#"{{"type":"identify","timestamp":"2026-11-20T09:00:00Z","traits":{{"email":"ada@example.com","vip":{value}}},"context":{{"personas":{{"computation_key":"vip","computation_class":"audience"}}}}}}"#
+    )
+}
+
+#[test]
+fn a_day_is_replayed_without_one_request() {
+    let world = World::new();
+    world.visits(0..30);
+    let items = [identify("b1@example.com", "2026-11-20T08:00:00Z", "b1"), r#"{"type":"track"}"#.into()];
+    world.produce(
+        1,
+        Some(b"key"),
+        Some(format!(r#"{{"batch":[{}]}}"#, items.join(",")).as_bytes()),
+        &[("x", Some(b"y"))],
+    );
+    [engage(true), engage(false)].iter().for_each(|event| world.event(2, event));
+    world.event(0, "not JSON");
+    world.run_until_caught_up(&[]);
+    let requests = world.stand_in.entries().len();
+    assert_eq!(requests, 33);
+    let before = world.read(&world.topic("queue"));
+
+    let (told, _) = done(&replay(&world, &["--from", "1h"], &[]));
+    assert_eq!((count(&told, "put into the queue"), count(&told, "filtered")), (33, 1), "{told}");
+    assert_eq!(count(&told, "dead letters"), 1, "{told}");
+    let again = world.queued_by("replay");
+    let plain = |record: &Record| {
+        let headers: Vec<_> = record.headers.iter().filter(|(name, _)| name != "nat.road").cloned().collect();
+        (record.partition, record.key.clone(), record.value.clone(), headers)
+    };
+    let (as_before, as_again): (BTreeSet<_>, BTreeSet<_>) =
+        (before.iter().map(plain).collect(), again.iter().map(plain).collect());
+    assert_eq!((again.len(), as_again), (33, as_before), "the very records that ingest wrote, in the same partitions");
+
+    let output = world.run_until_caught_up(&[]);
+    assert!(stderr(&output).contains("\"duplicate\":33"), "{}", stderr(&output));
+    assert_eq!(world.stand_in.entries().len(), requests);
+}
+
+#[test]
+fn a_replay_outside_of_the_retention_says_how_many_could_be_sent_again_and_needs_leave() {
+    let world = World::with(1, Behaviour::default());
+    for (contact, day) in [("a", "19"), ("a", "20"), ("b", "20"), ("b", "20")] {
+        let event = identify(&format!("{contact}@example.com"), &format!("2026-11-{day}T08:00:00Z"), "m");
+        world.event_of_time(0, &event, days_ago(3));
+    }
+    world.event(0, &identify("new@example.com", "2026-11-20T08:00:00Z", "m"));
+    // A clock that goes wrong: behind a newer one.
+    world.event_of_time(0, &identify("c@example.com", "2026-11-20T08:00:00Z", "m"), days_ago(3));
+    let set = ["dedup.retention=2d"];
+    world.run_until_caught_up(&set);
+
+    let refused = replay(&world, &["--from", "4d"], &set);
+    assert_eq!(refused.status.code(), Some(1));
+    let told = stderr(&refused);
+    assert!(told.contains("4 contact-days") && told.contains("2days") && told.contains("--allow-redelivery"), "{told}");
+    assert!(world.queued_by("replay").is_empty());
+
+    let (told, _) = done(&replay(&world, &["--from", "1d"], &set));
+    assert_eq!((count(&told, "put into the queue"), count(&told, "older than")), (1, 1), "{told}");
+    let (told, _) = done(&replay(&world, &["--from", "4d", "--allow-redelivery"], &set));
+    assert_eq!(count(&told, "put into the queue"), 6, "{told}");
+    assert_eq!(world.queued_by("replay").len(), 7);
+}
+
+/// Starts a slow replay and waits until some of it is in the queue.
+fn begun(world: &World, from: &str, more: usize) -> Child {
+    let before = world.queued_by("replay").len();
+    let mut command = world.command(&["replay", "--from", from, "--rate", "50"], &[]);
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+    world.wait("some of it is in the queue", || world.queued_by("replay").len() >= before + more);
+    child
+}
+
+#[test]
+fn a_replay_killed_halfway_goes_on() {
+    let world = World::new();
+    let from = Timestamp::now().to_string();
+    world.visits(0..400);
+    world.run_until_caught_up(&[]);
+
+    let stopped = begun(&world, &from, 60);
+    let pid = stopped.id().to_string();
+    assert!(std::process::Command::new("kill").args(["-INT", &pid]).status().expect("kill runs").success());
+    let output = stopped.wait_with_output().expect("it ends");
+    assert_eq!(output.status.code(), Some(130));
+    let told = stderr(&output);
+    assert!(told.contains("stopped before it was done") && told.contains(&format!("replay --from {from}")), "{told}");
+    let queued = world.queued_by("replay").len();
+    assert_eq!(count(&stdout(&output), "put into the queue") as usize, queued);
+
+    let mut killed = begun(&world, &from, 100);
+    killed.kill().expect("killed");
+    killed.wait().expect("gone");
+    let (_, told) = done(&replay(&world, &["--from", &from], &[]));
+    assert!(told.contains("goes on where an earlier run of this replay was stopped"), "{told}");
+    let records = origins(&world.queued_by("replay"));
+    let sources: BTreeSet<&String> = records.iter().collect();
+    assert_eq!(sources.len(), 400, "all of them");
+    assert!(records.len() < 400 + 150, "what was in the queue at the kill and not in the bookmark: {}", records.len());
+    // What came in after its start is not its business, and it is forgotten when it is done.
+    world.visits(400..410);
+    world.run_until_caught_up(&[]);
+    assert_eq!(world.stand_in.entries().len(), 410);
+    let (told, remarks) = done(&replay(&world, &["--from", &from], &[]));
+    assert!(!remarks.contains("goes on"), "{remarks}");
+    assert_eq!(count(&told, "put into the queue"), 410);
+}
+
+#[test]
+fn a_replay_that_goes_on_ends_where_it_was_to_end_at_its_start() {
+    let world = World::new();
+    let from = Timestamp::now().to_string();
+    world.visits(0..200);
+    world.run_until_caught_up(&[]);
+    let mut killed = begun(&world, &from, 20);
+    killed.kill().expect("killed");
+    killed.wait().expect("gone");
+    world.visits(200..210);
+    world.run_until_caught_up(&[]);
+    done(&replay(&world, &["--from", &from], &[]));
+    let sources: BTreeSet<String> = origins(&world.queued_by("replay")).into_iter().collect();
+    assert_eq!(sources.len(), 200);
+    let mut killed = begun(&world, &from, 20);
+    killed.kill().expect("killed");
+    killed.wait().expect("gone");
+    let (told, remarks) = done(&replay(&world, &["--from", &from, "--restart"], &[]));
+    assert!(!remarks.contains("goes on"), "{remarks}");
+    assert_eq!(count(&told, "put into the queue"), 210, "it began again");
+}
+
+#[test]
+fn a_replay_leaves_dead_letters_to_redrive() {
+    let behaviour =
+        Behaviour { reject_emails: vec!["p3@example.com".into(), "b1@example.com".into()], ..Behaviour::default() };
+    let world = World::with(3, behaviour);
+    world.visits(0..6);
+    let items = ["b0", "b1"].map(|name| identify(&format!("{name}@example.com"), "2026-11-20T08:00:00Z", name));
+    world.event(1, &format!(r#"{{"batch":[{}]}}"#, items.join(",")));
+    world.event(1, r#"{"type":"identify","userId":"ada@example.com","timestamp":"2026-11-20T08:00:00Z"}"#);
+    // Some other tool's: no headers at all, and foreign ones.
+    world.run_until_caught_up(&[]);
+    world.send(&world.topic("dead-letter"), Some(0), None, Some(b"theirs"), &[]);
+    world.send(&world.topic("dead-letter"), Some(0), None, Some(b"theirs"), &[("nat.source", Some(b"by sea"))]);
+    world.flush();
+    world.behave(Behaviour::default());
+    // Even where the settings now find an email in it.
+    let set = ["identify.user_id_as_email=true"];
+    let (told, _) = done(&replay(&world, &["--from", "1h"], &set));
+    assert_eq!((count(&told, "put into the queue"), count(&told, "dead letters")), (6, 3), "{told}");
+    world.run_until_caught_up(&set);
+    let accepted = world.accepted_days();
+    assert_eq!(accepted.len(), 6);
+    assert!(accepted.iter().all(|(email, _)| email != "p3@example.com" && email != "b1@example.com"), "{accepted:?}");
+}
+
+#[test]
+fn a_replay_goes_no_further_than_ingest() {
+    let world = World::new();
+    world.visits(0..9);
+    world.run_until_caught_up(&[]);
+    world.visits(9..21);
+    let (told, remarks) = done(&replay(&world, &["--from", "1h"], &[]));
+    assert!(remarks.contains("12 offsets in 3 partitions are still to come"), "{remarks}");
+    assert_eq!(count(&told, "put into the queue"), 9, "{told}");
+}
+
+#[test]
+fn a_range_upside_down_is_wrong_usage() {
+    let output = binary().args(["replay", "--from", "2026-11-02", "--to", "2026-11-01"]).output().expect("it runs");
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("the range is upside down: --from 2026-11-02T00:00:00Z"), "{}", stderr(&output));
+    let output = binary().args(["replay", "--from", "yesterday"]).output().expect("it runs");
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("\"yesterday\" is no time"), "{}", stderr(&output));
+}
+
+#[test]
+fn a_topic_that_is_none_of_the_sources_is_a_clear_error() {
+    let world = World::new();
+    world.run_until_caught_up(&[]);
+    let output = replay(&world, &["--from", "1h", "--topic", "other"], &[]);
+    assert_eq!(output.status.code(), Some(1));
+    let told = stderr(&output);
+    assert!(told.contains("--topic other: it is none of the source topics") && told.contains(&world.source), "{told}");
+}
+
+#[test]
+fn a_dry_run_changes_nothing() {
+    let world = World::new();
+    world.visits(0..12);
+    world.event(0, r#"{"type":"page"}"#);
+    world.event(0, "{}");
+    let set = ["dedup.retention=2d"];
+    world.event_of_time(1, &identify("old@example.com", "2026-11-20T08:00:00Z", "m"), days_ago(3));
+    world.run_until_caught_up(&set);
+    let (from, before) = (
+        Timestamp::from_millisecond(days_ago(4)).expect("a time").to_string(),
+        world.read(&world.topic("queue")).len(),
+    );
+    let (told, _) = done(&replay(&world, &["--from", &from, "--dry-run"], &set));
+    let counts = ["records read", "identify events", "filtered", "invalid", "dead letters", "contact-days"];
+    assert_eq!(counts.map(|what| count(&told, what)), [15, 13, 1, 0, 1, 1], "{told}");
+    assert_eq!(world.read(&world.topic("queue")).len(), before);
+    // No bookmark is left that a real run would go on from.
+    let (_, remarks) = done(&replay(&world, &["--from", &from, "--allow-redelivery"], &set));
+    assert!(!remarks.contains("goes on"), "{remarks}");
+}
