@@ -4,6 +4,7 @@
 mod bookmark;
 mod clients;
 mod group;
+mod keying;
 mod producer;
 mod range;
 mod topics;
@@ -11,6 +12,7 @@ mod topics;
 pub use bookmark::Bookmark;
 pub use clients::{Context, admin_config, client, consumer_config, is_final, producer_config, reader_config};
 pub use group::{GroupConsumer, Lacking, Notice, PollError, TopicPartition};
+pub use keying::partition_of;
 pub use producer::{Ack, AckingProducer, OutgoingRecord, PolledProducer, Refused, WriteFailure};
 pub use range::{Next, Range, RangeReader, between, whole};
 pub use topics::{
