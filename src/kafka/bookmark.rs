@@ -2,7 +2,7 @@
 //! joins. Kafka is the only store. Blocking, but for `remove`: for a thread.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::config::FromClientConfigAndContext;
@@ -10,7 +10,7 @@ use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
-use super::clients::{Context, admin_config, client};
+use super::clients::{Context, admin_config, client, is_final};
 use super::{KafkaProblem, TopicPartition};
 use crate::config::Config;
 
@@ -19,6 +19,8 @@ pub struct Bookmark {
     group: String,
     timeout: Duration,
 }
+
+const A_MOMENT: Duration = Duration::from_millis(100);
 
 impl Bookmark {
     /// # Errors
@@ -34,11 +36,14 @@ impl Bookmark {
     /// # Errors
     /// When the brokers do not tell.
     pub fn load(&self, places: &[TopicPartition]) -> Result<BTreeMap<TopicPartition, i64>, KafkaProblem> {
-        let mut list = TopicPartitionList::new();
-        for (topic, partition) in places {
-            list.add_partition(topic, *partition);
-        }
-        let found = self.client.committed_offsets(list, self.timeout).map_err(|error| self.failed("read", error))?;
+        let ask = || {
+            let mut list = TopicPartitionList::new();
+            for (topic, partition) in places {
+                list.add_partition(topic, *partition);
+            }
+            self.client.committed_offsets(list, self.timeout)
+        };
+        let found = self.patiently(ask).map_err(|error| self.failed("read", error))?;
         let saved = found.elements().into_iter().filter_map(|element| match element.offset() {
             Offset::Offset(offset) => Some(((element.topic().to_owned(), element.partition()), offset)),
             _ => None,
@@ -59,7 +64,19 @@ impl Bookmark {
             list.add_partition_offset(topic, *partition, Offset::Offset(*offset))
                 .map_err(|error| self.failed("written", error))?;
         }
-        self.client.commit(&list, CommitMode::Sync).map_err(|error| self.failed("written", error))
+        let commit = || self.client.commit(&list, CommitMode::Sync);
+        self.patiently(commit).map_err(|error| self.failed("written", error))
+    }
+
+    /// A coordinator that has just moved, or been made, knows of nothing for a moment.
+    fn patiently<T>(&self, ask: impl Fn() -> Result<T, KafkaError>) -> Result<T, KafkaError> {
+        let deadline = Instant::now() + self.timeout;
+        loop {
+            match ask() {
+                Err(error) if is_passing(&error) && Instant::now() < deadline => std::thread::sleep(A_MOMENT),
+                result => return result,
+            }
+        }
     }
 
     /// Forgets it all: the tool has come to its end.
@@ -72,20 +89,25 @@ impl Bookmark {
                 .map_err(|error| KafkaProblem::Properties(error.to_string()))?;
         let options = AdminOptions::new().request_timeout(Some(config.kafka.timeout));
         let what = || format!("the bookmark of group {group:?} cannot be removed");
-        let results = admin.delete_groups(&[group], &options).await;
-        for result in results.map_err(|error| KafkaProblem::Failed { what: what(), error })? {
-            match result {
-                Ok(_) | Err((_, RDKafkaErrorCode::GroupIdNotFound)) => {}
-                Err((_, code)) => {
-                    return Err(KafkaProblem::Failed { what: what(), error: KafkaError::AdminOp(code) });
-                }
+        let deadline = Instant::now() + config.kafka.timeout;
+        loop {
+            let results = admin.delete_groups(&[group], &options).await;
+            let failed = |error| KafkaProblem::Failed { what: what(), error };
+            let refused = results.map_err(failed)?.into_iter().find_map(|result| result.err().map(|(_, code)| code));
+            match refused.map(KafkaError::AdminOp) {
+                None | Some(KafkaError::AdminOp(RDKafkaErrorCode::GroupIdNotFound)) => return Ok(()),
+                Some(error) if is_passing(&error) && Instant::now() < deadline => tokio::time::sleep(A_MOMENT).await,
+                Some(error) => return Err(failed(error)),
             }
         }
-        Ok(())
     }
 
     fn failed(&self, done: &str, error: KafkaError) -> KafkaProblem {
         let what = format!("the bookmark of group {:?} cannot be {done}", self.group);
         KafkaProblem::Failed { what, error }
     }
+}
+
+fn is_passing(error: &KafkaError) -> bool {
+    !is_final(error) && error.rdkafka_error_code() != Some(RDKafkaErrorCode::GroupAuthorizationFailed)
 }
