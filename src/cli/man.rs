@@ -76,17 +76,22 @@ fn page(root: &Command, command: &Command) -> io::Result<Page> {
     Ok((man.get_filename(), page))
 }
 
-/// The paragraphs behind the options: each that begins with a heading is a section, with its lines as they are. What the
-/// exit codes say holds for every command, and is told by the first page's.
+/// The paragraphs behind the options: each that begins with a heading is a section, with its lines as they are; the others
+/// are notes. What the exit codes say holds for every command, and is told by the first page's.
 fn render_after_help(root: &Command, command: &Command, page: &mut Vec<u8>) -> io::Result<()> {
     let after_help = |command: &Command| command.get_after_help().map(ToString::to_string).unwrap_or_default();
     let own = after_help(command);
+    let own = own.split("\n\n").filter(|paragraph| !paragraph.is_empty() && exit_codes(paragraph).is_none());
+    let (lists, notes): (Vec<&str>, Vec<&str>) = own.partition(|paragraph| paragraph.contains(":\n"));
     let mut roff = Roff::default();
-    for paragraph in own.split("\n\n").filter(|paragraph| !paragraph.is_empty() && exit_codes(paragraph).is_none()) {
-        match paragraph.split_once(":\n") {
-            Some((heading, lines)) => as_it_is(&mut roff, &heading.to_uppercase(), lines),
-            None => as_it_is(&mut roff, "NOTES", paragraph),
-        }
+    for (heading, lines) in lists.iter().filter_map(|list| list.split_once(":\n")) {
+        as_it_is(&mut roff, &heading.to_uppercase(), lines);
+    }
+    if !notes.is_empty() {
+        roff.control("SH", ["NOTES"]);
+    }
+    for note in notes {
+        roff.control("PP", []).text([roman(note)]);
     }
     if let Some(codes) = after_help(root).split("\n\n").find_map(exit_codes) {
         as_it_is(&mut roff, "EXIT STATUS", &codes.replace(", ", "\n"));

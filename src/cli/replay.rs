@@ -29,7 +29,7 @@ use plan::Plan;
 #[command(after_help = "Examples:\n  \
     nat-destination replay --config nat-destination.toml --from 2026-11-01 --to 2026-11-02 --dry-run\n  \
     nat-destination replay --config nat-destination.toml --from 3d --rate 500\n  \
-    nat-destination replay --config nat-destination.toml --from 2026-11-01T08:00Z --to 2026-11-01T09:30Z --topic segment-events\n\n\
+    nat-destination replay --config nat-destination.toml --from 2026-11-01T08:00Z --topic segment-events\n\n\
     What was delivered is a duplicate and is not sent again, for as long as dedup.retention remembers it. A record that is older \
     than that could be sent again: with it in the range the replay tells how many contact-days that are, and wants \
     --allow-redelivery. An Engage value of that age may then overwrite a newer one. What was a dead letter stays one: \
