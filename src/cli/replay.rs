@@ -3,7 +3,7 @@
 
 mod plan;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -18,10 +18,10 @@ use super::time::instant;
 use super::{CommandError, STOPPED, SettingsArgs, Stopped, interruptible, load, start_logs};
 use crate::config::{Config, Log};
 use crate::dead_letter::{Origin, Road};
-use crate::dedup::{DedupKey, Key};
+use crate::dedup::{Change, DedupKey, Key, Kind};
 use crate::enqueue::Entry;
 use crate::kafka::{self, Bookmark, Next, Range, RangeReader, headers_of};
-use crate::segment::Outcome;
+use crate::segment::{EngageMode, Outcome};
 use plan::Plan;
 
 /// Put a past range of the source topics into the queue once more
@@ -32,7 +32,8 @@ use plan::Plan;
     nat-destination replay --config nat-destination.toml --from 2026-11-01T08:00Z --topic segment-events\n\n\
     What was delivered is a duplicate and is not sent again, for as long as dedup.retention remembers it. A record that is older \
     than that could be sent again: with it in the range the replay tells how many contact-days that are, and wants \
-    --allow-redelivery. An Engage value of that age may then overwrite a newer one. What was a dead letter stays one: \
+    --allow-redelivery. Of Engage's events those are left out that are older than the value that Nat.app has; where that was \
+    forgotten, an old value may overwrite a newer one. What was a dead letter stays one: \
     dead-letters redrive sends those.\n\n\
     Stopped by Ctrl-C or killed, the same command goes on where it was. Times are those of the records; times such as 3d are \
     another range at every start, hence a stopped replay tells the command that goes on.")]
@@ -113,6 +114,8 @@ struct Counts {
     filtered: u64,
     invalid: u64,
     dead_letters: u64,
+    /// Engage events from before the value that Nat.app was told last.
+    told_since: u64,
     too_large: u64,
     /// Older than the retention, and left out since there is no leave.
     left_out: u64,
@@ -133,6 +136,7 @@ impl Counts {
             ("dead letters, left to dead-letters redrive", self.dead_letters),
         ];
         let seldom = [
+            ("Engage's, older than the value that Nat.app has", self.told_since),
             ("larger than the queue takes", self.too_large),
             ("older than dedup.retention, left out", self.left_out),
             ("contact-days older than dedup.retention, which could be sent again", self.forgettable.len() as u64),
@@ -155,6 +159,8 @@ struct Replay {
     now: Timestamp,
     /// Of the range's events, those that the dead-letter topic holds.
     dead_letters: HashSet<Spot>,
+    /// When Nat.app accepted the Engage value that it has, Unix milliseconds.
+    engage: HashMap<Key, i64>,
 }
 
 impl Replay {
@@ -162,12 +168,13 @@ impl Replay {
         let now = Timestamp::now();
         let retention = i64::try_from(config.dedup_retention.as_millis()).unwrap_or(i64::MAX);
         let horizon = now.as_millisecond().saturating_sub(retention);
-        Replay { config, args, plan, horizon, now, dead_letters: HashSet::new() }
+        Replay { config, args, plan, horizon, now, dead_letters: HashSet::new(), engage: HashMap::new() }
     }
 
     /// What was counted, and whether all of it is done.
     fn run(mut self, stopped: &Stopped) -> Result<(Counts, bool), CommandError> {
         self.find_dead_letters(stopped)?;
+        self.find_engage_values(stopped)?;
         if self.args.dry_run || self.args.from.as_millisecond() < self.horizon {
             let counts = self.survey(stopped)?;
             if self.args.dry_run || stopped.is_so() {
@@ -196,6 +203,36 @@ impl Replay {
         })?;
         self.dead_letters = found;
         Ok(())
+    }
+
+    /// What Nat.app had accepted before the replay was first started.
+    fn find_engage_values(&mut self, stopped: &Stopped) -> Result<(), CommandError> {
+        let (mut found, start) = (HashMap::new(), self.plan.start);
+        if self.config.rules.engage == EngageMode::Changes {
+            each_record(&self.config, &self.plan.delivered, "reading what was delivered", stopped, |_, record| {
+                let key = record.key().unwrap_or_default();
+                match record.payload().map(|value| Change::decode(key, value)) {
+                    Some(Ok(Change::Delivered(delivered))) if delivered.key.kind != Kind::Visit => {
+                        found.insert(delivered.key.key, delivered.at);
+                    }
+                    Some(_) => {} // A visit, an attempt, or not this version's.
+                    None => drop(key.try_into().map(|key| found.remove(&Key(key)))),
+                }
+                Ok(())
+            })?;
+        }
+        found.retain(|_, at| *at < start);
+        self.engage = found;
+        Ok(())
+    }
+
+    /// One contact's Engage events lie on several partitions, which a replay reads one after the other. So that none brings an
+    /// old value back, it leaves out what was there before Nat.app accepted the value that it has.
+    fn is_told_since(&self, record: &OwnedMessage, judged: &Judged<'_>) -> bool {
+        let Outcome::Identify(identify) = &judged.outcome else { return false };
+        let key = DedupKey::of(identify, self.config.rules.engage);
+        let accepted = self.engage.get(&key.key).filter(|_| key.kind != Kind::Visit);
+        accepted.is_some_and(|at| record.timestamp().to_millis().unwrap_or_default() <= *at)
     }
 
     /// Counts, and sends nothing.
@@ -295,6 +332,7 @@ impl Replay {
                 // Of a batch that is one as a whole, every item.
                 _ if is_dead(None) || is_dead(judged.item) => counts.dead_letters += 1,
                 Outcome::Invalid { .. } => counts.invalid += 1,
+                Outcome::Identify(_) if self.is_told_since(record, &judged) => counts.told_since += 1,
                 Outcome::Identify(_) => return take(counts, judged),
             }
             Ok(())

@@ -19,8 +19,12 @@ pub struct Plan {
     pub goes_on: bool,
     /// Offsets that ingest has not come to yet, and the partitions that they are in.
     pub left_to_ingest: (u64, usize),
+    /// When it was first started, Unix milliseconds.
+    pub start: i64,
     /// All of the dead-letter topic.
     pub dead_letters: Vec<Range>,
+    /// All of the delivered topic.
+    pub delivered: Vec<Range>,
 }
 
 impl Plan {
@@ -34,20 +38,21 @@ impl Plan {
             forget(config, &group).await.map_err(CommandError::told)?;
         }
         let saved = if args.restart { None } else { saved(config, &group, &places).await? };
-        let dead_letters = kafka::whole(config, &config.topics.dead_letter).await.map_err(CommandError::told)?;
-        if let Some(ranges) = saved {
-            return Ok(Plan { group, ranges, goes_on: true, left_to_ingest: (0, 0), dead_letters });
+        let goes_on = saved.is_some();
+        let (ranges, start, left_to_ingest) = match saved {
+            Some((ranges, start)) => (ranges, start, (0, 0)),
+            None => {
+                let (ranges, left) = fresh(config, args, &topics).await.map_err(CommandError::told)?;
+                (ranges, Timestamp::now().as_millisecond(), left)
+            }
+        };
+        if !goes_on && !args.dry_run {
+            save(config, &group, &ranges, start).await?;
         }
-        let mut ranges = Vec::new();
-        for topic in topics {
-            let found = kafka::between(config, topic, Some(args.from), args.to).await;
-            ranges.extend(found.map_err(CommandError::told)?);
-        }
-        let left_to_ingest = leave_to_ingest(config, &mut ranges).await.map_err(CommandError::told)?;
-        if !args.dry_run {
-            save(config, &group, &ranges).await?;
-        }
-        Ok(Plan { group, ranges, goes_on: false, left_to_ingest, dead_letters })
+        let whole = async |topic: &str| kafka::whole(config, topic).await.map_err(CommandError::told);
+        let (dead_letters, delivered) =
+            (whole(&config.topics.dead_letter).await?, whole(&config.topics.delivered).await?);
+        Ok(Plan { group, ranges, goes_on, left_to_ingest, start, dead_letters, delivered })
     }
 
     /// Offsets, which may be more than there are records.
@@ -109,24 +114,46 @@ fn end_group(group: &str) -> String {
     format!("{group}.end")
 }
 
-/// What an earlier run that was stopped has left.
-async fn saved(config: &Config, group: &str, places: &[TopicPartition]) -> Result<Option<Vec<Range>>, CommandError> {
-    let next = load(config, group, places).await?;
-    let ends = load(config, &end_group(group), places).await?;
-    if next.is_empty() || ends.is_empty() {
-        return Ok(None);
+/// Where the start is kept, beside the ends.
+fn start_place(config: &Config) -> TopicPartition {
+    (config.topics.queue.clone(), 0)
+}
+
+/// What the topics hold of the time asked for, but for what is left to ingest.
+async fn fresh(
+    config: &Config,
+    args: &ReplayArgs,
+    topics: &[&str],
+) -> Result<(Vec<Range>, (u64, usize)), KafkaProblem> {
+    let mut ranges = Vec::new();
+    for topic in topics {
+        ranges.extend(kafka::between(config, topic, Some(args.from), args.to).await?);
     }
+    let left = leave_to_ingest(config, &mut ranges).await?;
+    Ok((ranges, left))
+}
+
+/// What an earlier run that was stopped has left, and when it was started.
+async fn saved(
+    config: &Config,
+    group: &str,
+    places: &[TopicPartition],
+) -> Result<Option<(Vec<Range>, i64)>, CommandError> {
+    let next = load(config, group, places).await?;
+    let mut ends = load(config, &end_group(group), &[places, &[start_place(config)]].concat()).await?;
+    let Some(start) = ends.remove(&start_place(config)).filter(|_| !next.is_empty()) else { return Ok(None) };
     let range = |(place, end): (TopicPartition, i64)| {
         let begin = next.get(&place).map_or(end, |next| *next.min(&end));
         Range { place, begin, end }
     };
-    Ok(Some(ends.into_iter().map(range).collect()))
+    Ok(Some((ends.into_iter().map(range).collect(), start)))
 }
 
-/// Keeps begins and ends, so that a second run knows both.
-async fn save(config: &Config, group: &str, ranges: &[Range]) -> Result<(), CommandError> {
+/// Keeps begins, ends and start, so that a second run knows them.
+async fn save(config: &Config, group: &str, ranges: &[Range], start: i64) -> Result<(), CommandError> {
     let of = |offset: fn(&Range) -> i64| ranges.iter().map(|range| (range.place.clone(), offset(range))).collect();
-    let (begins, ends): (BTreeMap<_, _>, BTreeMap<_, _>) = (of(|range| range.begin), of(|range| range.end));
+    let (begins, mut ends): (BTreeMap<_, _>, BTreeMap<_, _>) = (of(|range| range.begin), of(|range| range.end));
+    ends.insert(start_place(config), start);
     at_bookmark(config, &end_group(group), move |bookmark| bookmark.save(&ends)).await?;
     at_bookmark(config, group, move |bookmark| bookmark.save(&begins)).await
 }
