@@ -14,7 +14,7 @@ use rdkafka::message::{Message, OwnedHeaders, OwnedMessage};
 use super::feeder::{Feeder, Judged, judge};
 use super::progress::Progress;
 use super::table::{number, table};
-use super::time::instant;
+use super::time::{instant, shown};
 use super::{CommandError, STOPPED, SettingsArgs, Stopped, interruptible, load, start_logs};
 use crate::config::{Config, Log};
 use crate::dead_letter::{Origin, Road};
@@ -265,9 +265,9 @@ impl Replay {
             eprintln!("{told}. --allow-redelivery: so be it");
             return Ok(());
         }
-        let from = Timestamp::from_millisecond(self.horizon).unwrap_or(self.now);
+        let from = shown(self.horizon);
         Err(CommandError::Told(format!(
-            "{told}. Nothing was sent. Add --allow-redelivery to send them all the same, or begin later: --from {from:.0}"
+            "{told}. Nothing was sent. Add --allow-redelivery to send them all the same, or begin later: --from {from}"
         )))
     }
 

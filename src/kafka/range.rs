@@ -92,6 +92,7 @@ impl RangeReader {
     ///
     /// # Errors
     /// When a topic has gone or may not be read, or when nothing is heard of the brokers for three times `kafka.timeout`.
+    #[expect(clippy::should_implement_trait, reason = "an iterator has no `Idle`")]
     pub fn next(&mut self) -> Result<Next, KafkaProblem> {
         let Some(range) = self.ranges.front().cloned() else { return Ok(Next::End) };
         if self.next.is_none() {
