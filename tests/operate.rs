@@ -133,12 +133,14 @@ fn the_example_file_is_the_tables_own() {
     assert_eq!(String::from_utf8(printed.stdout).expect("text"), kept);
 }
 
-/// Every command there is, as it is typed.
-fn commands() -> Vec<Vec<String>> {
-    fn below(command: &clap::Command, path: &[String]) -> Vec<Vec<String>> {
+/// Every command there is, as it is typed, and the options of each.
+fn commands() -> Vec<(Vec<String>, Vec<String>)> {
+    fn below(command: &clap::Command, path: &[String]) -> Vec<(Vec<String>, Vec<String>)> {
         let each = command.get_subcommands().flat_map(|command| {
             let path = [path, &[command.get_name().to_owned()]].concat();
-            [vec![path.clone()], below(command, &path)].concat()
+            let options = command.get_arguments().filter_map(|argument| argument.get_long().map(str::to_owned));
+            let own = (path.clone(), options.collect());
+            [vec![own], below(command, &path)].concat()
         });
         each.collect()
     }
@@ -156,22 +158,25 @@ fn output_of(arguments: &[impl AsRef<str>]) -> String {
 #[test]
 fn every_command_has_help_with_an_example_completions_and_a_manual_page() {
     let completions = ["bash", "zsh", "fish"].map(|shell| output_of(&["completions", shell]));
-    let directory = World::new();
-    let pages = directory.path("");
+    let world = World::new();
+    let pages = world.path("pages");
+    std::fs::create_dir(&pages).expect("made");
     assert!(output_of(&["man", "--dir", pages.to_str().expect("text")]).is_empty());
-    for command in commands() {
-        let asked = [&command[..], &["--help".to_owned()]].concat();
-        let (help, words) = (output_of(&asked), command.join(" "));
+    for (command, options) in commands() {
+        let help = output_of(&[&command[..], &["--help".to_owned()]].concat());
+        let words = command.join(" ");
         // One that only has commands below it is told by those.
-        let is_group = help.contains("\nCommands:");
-        assert!(is_group || help.contains(&format!("  nat-destination {words}")) || help.contains(&words), "{help}");
-        assert!(is_group || help.contains("Example"), "{words}: {help}");
-        let name = command.last().expect("a name");
-        assert!(completions.iter().all(|shell| shell.contains(name.as_str())), "{words}");
+        assert!(help.contains("\nCommands:") || help.contains("Example"), "{words}: {help}");
         let page = output_of(&[&["man".to_owned()], &command[..]].concat());
         assert!(page.contains(".SH \"EXIT STATUS\"") && page.contains("130 stopped by Ctrl"), "{page}");
         let file = pages.join(format!("nat-destination-{}.1", command.join("-")));
         assert_eq!(std::fs::read_to_string(&file).expect("it is there"), page, "{}", file.display());
+        for name in command.last().into_iter().chain(&options) {
+            assert!(completions.iter().all(|shell| shell.contains(name.as_str())), "{words} {name}");
+        }
+        for option in options {
+            assert!(page.contains(&format!("\\-\\-{}", option.replace('-', "\\-"))), "{words} --{option}: {page}");
+        }
     }
     assert!(output_of(&["man"]).contains("nat\\-destination\\-replay(1)"));
 }

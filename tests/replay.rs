@@ -269,6 +269,12 @@ fn a_dry_run_changes_nothing() {
     let (told, _) = done(&replay(&world, &["--from", &from, "--dry-run"], &set));
     let counts = ["records read", "identify events", "filtered", "invalid", "dead letters", "contact-days"];
     assert_eq!(counts.map(|what| count(&told, what)), [15, 13, 1, 0, 1, 1], "{told}");
+    let (told, _) = done(&replay(&world, &["--from", &from, "--dry-run", "--json"], &set));
+    let told: serde_json::Value = serde_json::from_str(&told).expect("JSON");
+    assert_eq!(
+        (&told["records"], &told["identify"], &told["forgettable_contact_days"]),
+        (&15.into(), &13.into(), &1.into())
+    );
     assert_eq!(world.read(&world.topic("queue")).len(), before);
     // No bookmark is left that a real run would go on from.
     let (_, remarks) = done(&replay(&world, &["--from", &from, "--allow-redelivery"], &set));

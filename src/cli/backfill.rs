@@ -14,9 +14,9 @@ use clap::Args;
 use jiff::Timestamp;
 use rdkafka::message::OwnedHeaders;
 
-use super::feeder::{Feeder, Judged, judge};
+use super::feeder::{Count, Feeder, Judged, judge, summary};
 use super::progress::Progress;
-use super::table::{number, table};
+use super::table::number;
 use super::{CommandError, STOPPED, SettingsArgs, Stopped, interruptible, load, start_logs};
 use crate::config::{Config, Log};
 use crate::dead_letter::{Origin, Reason, Road, Undeliverable};
@@ -57,6 +57,9 @@ pub struct BackfillArgs {
     /// Begin again, though an earlier run with these files was stopped
     #[arg(long)]
     restart: bool,
+    /// The counts as one JSON object
+    #[arg(long)]
+    json: bool,
 }
 
 pub async fn run(args: BackfillArgs) -> Result<ExitCode, CommandError> {
@@ -67,11 +70,11 @@ pub async fn run(args: BackfillArgs) -> Result<ExitCode, CommandError> {
     if args.restart && !args.dry_run {
         forget(&config, &groups).await?;
     }
-    let dry_run = args.dry_run;
+    let (dry_run, json) = (args.dry_run, args.json);
     let config = Arc::new(config);
     let backfill = Backfill { config: Arc::clone(&config), args, now: Timestamp::now(), counts: Counts::default() };
     let (counts, done) = interruptible(move |stopped| backfill.run(&sources, stopped)).await?;
-    print!("{}", counts.shown(dry_run));
+    print!("{}", counts.shown(dry_run, json));
     if !done {
         let kept = "What is in the queue is kept in mind: run the same command again to go on";
         eprintln!("stopped before it was done. {}", if dry_run { "Nothing was changed" } else { kept });
@@ -133,18 +136,18 @@ struct Counts {
 }
 
 impl Counts {
-    fn shown(&self, dry_run: bool) -> String {
-        let mut rows = vec![("lines read", self.lines)];
+    fn shown(&self, dry_run: bool, json: bool) -> String {
+        let count = |name, words, count| Count { name, words, count, seldom: false };
+        let mut counts = vec![count("lines", "lines read", self.lines)];
         match dry_run {
-            true => rows.extend([
-                ("identify events that would go into the queue", self.identify),
-                ("of them, contact-days and Engage values", self.contact_days.len() as u64),
+            true => counts.extend([
+                count("identify", "identify events that would go into the queue", self.identify),
+                count("contact_days", "of them, contact-days and Engage values", self.contact_days.len() as u64),
             ]),
-            false => rows.push(("put into the queue", self.queued)),
+            false => counts.push(count("queued", "put into the queue", self.queued)),
         }
-        rows.extend([("filtered", self.filtered), ("bad", self.bad)]);
-        let rows: Vec<_> = rows.into_iter().map(|(what, count)| vec![what.to_owned(), number(count)]).collect();
-        table(&["backfill", "events"], &[1], &rows)
+        counts.extend([count("filtered", "filtered", self.filtered), count("bad", "bad", self.bad)]);
+        summary("backfill", &counts, json)
     }
 }
 

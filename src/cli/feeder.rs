@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 
 use super::CommandError;
+use super::table::{number, table};
 use crate::config::Config;
 use crate::enqueue::{Enqueue, Entry};
 use crate::kafka::{Bookmark, KafkaProblem, TopicPartition};
@@ -17,6 +18,26 @@ use crate::stage::Ledger;
 
 /// How often the bookmark is saved: what came after it is sent again when a tool was killed, and is a duplicate.
 const SAVE_EVERY: Duration = Duration::from_secs(1);
+
+/// One count of a summary: its name in JSON, what people read, and how many. One that is seldom more than nothing is left
+/// out for people where it is nothing.
+pub struct Count {
+    pub name: &'static str,
+    pub words: &'static str,
+    pub count: u64,
+    pub seldom: bool,
+}
+
+/// What a tool has done: a table, or one JSON object.
+pub fn summary(tool: &str, counts: &[Count], json: bool) -> String {
+    if json {
+        let fields = counts.iter().map(|count| (count.name.to_owned(), count.count.into()));
+        return format!("{}\n", serde_json::Value::Object(fields.collect()));
+    }
+    let told = counts.iter().filter(|count| !count.seldom || count.count > 0);
+    let rows: Vec<_> = told.map(|count| vec![count.words.to_owned(), number(count.count)]).collect();
+    table(&[tool, "events"], &[1], &rows)
+}
 
 /// One event of a record or a line.
 pub struct Judged<'a> {

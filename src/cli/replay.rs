@@ -11,9 +11,9 @@ use clap::Args;
 use jiff::Timestamp;
 use rdkafka::message::{Message, OwnedHeaders, OwnedMessage};
 
-use super::feeder::{Feeder, Judged, judge};
+use super::feeder::{Count, Feeder, Judged, judge, summary};
 use super::progress::Progress;
-use super::table::{number, table};
+use super::table::number;
 use super::time::{instant, shown};
 use super::{CommandError, STOPPED, SettingsArgs, Stopped, interruptible, load, start_logs};
 use crate::config::{Config, Log};
@@ -61,6 +61,9 @@ pub struct ReplayArgs {
     /// Begin again, though an earlier run of this replay was stopped
     #[arg(long)]
     restart: bool,
+    /// The counts as one JSON object
+    #[arg(long)]
+    json: bool,
 }
 
 pub async fn run(mut args: ReplayArgs) -> Result<ExitCode, CommandError> {
@@ -125,25 +128,27 @@ struct Counts {
 
 impl Counts {
     fn shown(&self, args: &ReplayArgs) -> String {
-        let queued = if args.dry_run { self.identify } else { self.queued };
-        let into_queue =
-            if args.dry_run { "identify events that would go into the queue" } else { "put into the queue" };
-        let mut rows = vec![
-            ("records read", self.records),
-            (into_queue, queued),
-            ("filtered", self.filtered),
-            ("invalid: dead letters when they came", self.invalid),
-            ("dead letters, left to dead-letters redrive", self.dead_letters),
+        let always = |name, words, count| Count { name, words, count, seldom: false };
+        let seldom = |name, words, count| Count { name, words, count, seldom: true };
+        let counts = [
+            always("records", "records read", self.records),
+            match args.dry_run {
+                true => always("identify", "identify events that would go into the queue", self.identify),
+                false => always("queued", "put into the queue", self.queued),
+            },
+            always("filtered", "filtered", self.filtered),
+            always("invalid", "invalid: dead letters when they came", self.invalid),
+            always("dead_letters", "dead letters, left to dead-letters redrive", self.dead_letters),
+            seldom("told_since", "Engage's, older than the value that Nat.app has", self.told_since),
+            seldom("too_large", "larger than the queue takes", self.too_large),
+            seldom("left_out", "older than dedup.retention, left out", self.left_out),
+            seldom(
+                "forgettable_contact_days",
+                "contact-days older than dedup.retention, which could be sent again",
+                self.forgettable.len() as u64,
+            ),
         ];
-        let seldom = [
-            ("Engage's, older than the value that Nat.app has", self.told_since),
-            ("larger than the queue takes", self.too_large),
-            ("older than dedup.retention, left out", self.left_out),
-            ("contact-days older than dedup.retention, which could be sent again", self.forgettable.len() as u64),
-        ];
-        rows.extend(seldom.into_iter().filter(|(_, count)| *count > 0));
-        let rows: Vec<_> = rows.into_iter().map(|(what, count)| vec![what.to_owned(), number(count)]).collect();
-        table(&["replay", "events"], &[1], &rows)
+        summary("replay", &counts, args.json)
     }
 }
 
