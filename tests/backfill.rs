@@ -123,6 +123,17 @@ fn bad_lines_are_reported_with_number_and_reason_and_do_not_stop_it() {
 }
 
 #[test]
+fn an_event_larger_than_the_queue_takes_is_reported_with_its_line() {
+    let world = world();
+    let large = identify("large@example.com", "2026-11-20T08:00:00Z", &"m".repeat(30 << 20));
+    let file = write(&world.path("large.jsonl"), format!("{}{large}\n{}", lines(0..1), lines(1..2)).as_bytes());
+    let summary = done(&backfill(&world, &["--json", &file]));
+    assert!(summary.contains(r#"{"bad":1,"filtered":0,"lines":3,"queued":2}"#), "{summary}");
+    let bad = report(Path::new(&format!("{file}.rejected.jsonl")));
+    assert_eq!((&bad[0]["line"], &bad[0]["reason"]), (&2.into(), &"too_large".into()), "{bad:?}");
+}
+
+#[test]
 fn a_backfill_stopped_halfway_goes_on() {
     let world = world();
     let text: String = (0..300).map(|n| lines(n..n + 1) + if n % 10 == 0 { "bad\n" } else { "" }).collect();

@@ -214,8 +214,9 @@ fn a_replay_leaves_dead_letters_to_redrive() {
     world.behave(Behaviour::default());
     // Even where the settings now find an email in it.
     let set = ["identify.user_id_as_email=true"];
-    let (told, _) = done(&replay(&world, &["--from", "1h"], &set));
+    let (told, remarks) = done(&replay(&world, &["--from", "1h"], &set));
     assert_eq!((count(&told, "put into the queue"), count(&told, "dead letters")), (6, 3), "{told}");
+    assert!(remarks.contains("2 records of") && remarks.contains("another tool's"), "{remarks}");
     world.run_until_caught_up(&set);
     let accepted = world.accepted_days();
     assert_eq!(accepted.len(), 6);

@@ -192,10 +192,13 @@ impl Replay {
     }
 
     fn find_dead_letters(&mut self, stopped: &Stopped) -> Result<(), CommandError> {
-        let (mut found, ranges) = (HashSet::new(), &self.plan.ranges);
+        let (mut found, mut foreign, ranges) = (HashSet::new(), 0, &self.plan.ranges);
         each_record(&self.config, &self.plan.dead_letters, "reading the dead letters", stopped, |_, letter| {
             let origin = letter.headers().and_then(|headers| Origin::of_dead_letter(&headers_of(headers)));
-            let Some(origin) = origin else { return Ok(()) }; // Another tool's.
+            let Some(origin) = origin else {
+                foreign += 1;
+                return Ok(());
+            };
             let holds = |range: &Range| {
                 range.place.0 == origin.topic
                     && range.place.1 == origin.partition
@@ -207,12 +210,13 @@ impl Replay {
             Ok(())
         })?;
         self.dead_letters = found;
+        tell_foreign(&self.config.topics.dead_letter, foreign);
         Ok(())
     }
 
     /// What Nat.app had accepted before the replay was first started.
     fn find_engage_values(&mut self, stopped: &Stopped) -> Result<(), CommandError> {
-        let (mut found, start) = (HashMap::new(), self.plan.start);
+        let (mut found, mut foreign, start) = (HashMap::new(), 0, self.plan.start);
         if self.config.rules.engage == EngageMode::Changes {
             each_record(&self.config, &self.plan.delivered, "reading what was delivered", stopped, |_, record| {
                 let key = record.key().unwrap_or_default();
@@ -220,12 +224,14 @@ impl Replay {
                     Some(Ok(Change::Delivered(delivered))) if delivered.key.kind != Kind::Visit => {
                         found.insert(delivered.key.key, delivered.at);
                     }
-                    Some(_) => {} // A visit, an attempt, or not this version's.
+                    Some(Ok(_)) => {} // A visit, or an attempt.
+                    Some(Err(_)) => foreign += 1,
                     None => drop(key.try_into().map(|key| found.remove(&Key(key)))),
                 }
                 Ok(())
             })?;
         }
+        tell_foreign(&self.config.topics.delivered, foreign);
         found.retain(|_, at| *at < start);
         self.engage = found;
         Ok(())
@@ -347,6 +353,13 @@ impl Replay {
     /// Whether what was delivered of it may have been forgotten.
     fn is_forgettable(&self, record: &OwnedMessage) -> bool {
         record.timestamp().to_millis().unwrap_or_default() < self.horizon
+    }
+}
+
+fn tell_foreign(topic: &str, records: u64) {
+    if records > 0 {
+        let records = number(records);
+        eprintln!("{records} records of {topic} are another tool's, or a newer version's, and were passed over");
     }
 }
 

@@ -95,6 +95,7 @@ impl Source {
                 (_, true) => Box::new(BufReader::new(zstd::stream::read::Decoder::with_buffer(whole)?)),
                 _ => Box::new(whole),
             },
+            longest: LONGEST,
         })
     }
 }
@@ -114,6 +115,7 @@ impl Read for Counted {
 
 pub struct Lines {
     reader: Box<dyn BufRead>,
+    longest: usize,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -140,7 +142,7 @@ impl Lines {
             let end = memchr(b'\n', available);
             let taken = &available[..end.unwrap_or(available.len())];
             any |= !available.is_empty();
-            too_long |= line.len() + taken.len() > LONGEST;
+            too_long |= line.len() + taken.len() > self.longest;
             if !too_long {
                 line.extend_from_slice(taken);
             }
@@ -162,18 +164,28 @@ mod tests {
     use super::*;
 
     fn lines_of(bytes: &[u8]) -> Vec<String> {
-        let mut lines = Lines { reader: Box::new(BufReader::with_capacity(3, Cursor::new(bytes.to_vec()))) };
+        let reader = Box::new(BufReader::with_capacity(3, Cursor::new(bytes.to_vec())));
+        let mut lines = Lines { reader, longest: 20 };
         let (mut line, mut found) = (Vec::new(), Vec::new());
-        while lines.next(&mut line).expect("read") == Line::Whole {
-            found.push(String::from_utf8(line.clone()).expect("text"));
+        loop {
+            match lines.next(&mut line).expect("read") {
+                Line::Whole => found.push(String::from_utf8(line.clone()).expect("text")),
+                Line::TooLong => found.push("(too long)".into()),
+                Line::End => return found,
+            }
         }
-        found
     }
 
     #[test]
     fn a_last_line_needs_no_end_and_an_empty_one_is_a_line() {
-        assert_eq!(lines_of(b"one\n\nthree, longer than the buffer"), ["one", "", "three, longer than the buffer"]);
+        assert_eq!(lines_of(b"one\n\nthree, and the last"), ["one", "", "three, and the last"]);
         assert_eq!(lines_of(b"one\n"), ["one"]);
         assert_eq!(lines_of(b""), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_line_too_long_is_passed_over_whole() {
+        assert_eq!(lines_of(b"one\ntwo, which is longer than it may be\nthree"), ["one", "(too long)", "three"]);
+        assert_eq!(lines_of(b"one, which is longer than it may be"), ["(too long)"]);
     }
 }
