@@ -99,8 +99,9 @@ pub async fn run(
     status: watch::Sender<StageStatus>,
     mut stop: Stop,
     whereabouts: Arc<Whereabouts>,
+    rate_limit: watch::Receiver<u32>,
 ) -> Result<(), KafkaProblem> {
-    let (mut deliver, mut channels, feed) = Deliver::new(config, metrics, client, whereabouts)?;
+    let (mut deliver, mut channels, feed) = Deliver::new(config, metrics, client, whereabouts, rate_limit)?;
     let feed = std::thread::Builder::new()
         .name("queue-consumer".into())
         .spawn(move || feed.run())
@@ -138,6 +139,8 @@ struct Deliver {
     whereabouts: Arc<Whereabouts>,
     breaker: Breaker,
     pace: Pace,
+    /// The rate limit, which can be changed while it runs.
+    rate_limit: watch::Receiver<u32>,
     patience: PatienceClock,
     lease: Lease,
     /// Whether the lease held when last looked at.
@@ -175,6 +178,7 @@ impl Deliver {
         metrics: Arc<Metrics>,
         client: NatClient,
         whereabouts: Arc<Whereabouts>,
+        rate_limit: watch::Receiver<u32>,
     ) -> Result<(Deliver, Channels, Feed), KafkaProblem> {
         // One message an event at most, and a few that are none.
         let capacity = config.deliver.max_pending_events + 1024;
@@ -185,9 +189,11 @@ impl Deliver {
         let (restored, restored_receiver) = mpsc::channel(1024);
         let writes = Writes::new(&config, acks)?;
         let feed = Feed::new(&config, Arc::clone(&metrics), feed_sender, commands)?;
+        let pace = Pace::new(config.concurrency, *rate_limit.borrow());
         let deliver = Deliver {
             breaker: Breaker::new(config.circuit),
-            pace: Pace::new(config.concurrency, config.rate_limit),
+            pace,
+            rate_limit,
             patience: PatienceClock::new(Instant::now()),
             lease: Lease::new(config.kafka.session_timeout()),
             leased: false,
@@ -407,6 +413,10 @@ impl Deliver {
 
     fn tick(&mut self, status: &watch::Sender<StageStatus>) {
         self.store_frontiers();
+        if self.rate_limit.has_changed().unwrap_or(false) {
+            let rate_limit = *self.rate_limit.borrow_and_update();
+            self.pace.set_rate_limit(rate_limit, Instant::now());
+        }
         let now = Timestamp::now().as_millisecond();
         let (mut visits, mut engage, mut restoring) = (0, 0, 0);
         for partition in self.partitions.values_mut() {
