@@ -12,6 +12,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 
 pub use resolve::{Origin, Problem, Resolved, Sources, Value};
 
@@ -348,10 +349,16 @@ fn check_together(resolved: &Resolved) -> Vec<Problem> {
     problems
 }
 
-/// What is wrong with a log level, if anything is.
+/// What is wrong with a log level, if anything is. A lone word that is no level would be taken for a module's name, and
+/// a misspelt level for one that nothing comes from.
 pub fn level_problem(level: &str) -> Option<String> {
-    let error = level.parse::<tracing_subscriber::filter::Targets>().err()?;
-    Some(format!("{error}; it must be error, warn, info, debug or trace, or such by module"))
+    let allowed = "it must be error, warn, info, debug or trace, or such by module";
+    let lone = level.split(',').find(|part| !part.contains('=') && part.trim().parse::<LevelFilter>().is_err());
+    match (level.parse::<Targets>(), lone) {
+        (Err(error), _) => Some(format!("{error}; {allowed}")),
+        (Ok(_), Some(word)) => Some(format!("{word:?} is no level; {allowed}")),
+        (Ok(_), None) => None,
+    }
 }
 
 /// What is wrong with the place of an instance, if anything is.
@@ -501,5 +508,18 @@ mod tests {
         let loaded = Config::load(&Sources { file: Some(path.clone()), ..Sources::default() });
         std::fs::remove_file(path).expect("removed");
         assert!(loaded.is_ok(), "{loaded:?}");
+    }
+
+    #[test]
+    fn a_misspelt_level_or_place_is_no_other_one() {
+        for level in ["loud", "info,hyper", "debgu", "x=loud"] {
+            let found = problems(&[&format!("log.level={level}")]);
+            assert!(found.len() == 1 && found[0].contains("it must be error, warn, info"), "{level}: {found:?}");
+        }
+        for level in ["off", "info", "WARN", "info,nat_destination::deliver=debug", "hyper=off"] {
+            assert!(problems(&[&format!("log.level={level}")]).is_empty(), "{level}");
+        }
+        let found = problems(&["status.instances=a:9600,b"]);
+        assert!(found[0].contains("\"b\" must be a host and a port"), "{found:?}");
     }
 }

@@ -19,3 +19,4 @@ mod rebalance;
 mod restart;
 mod sequences;
 mod start;
+mod status;

@@ -142,6 +142,8 @@ fn every_shell_gets_completions_and_every_command_has_help_with_an_example() {
         &["check"],
         &["explain"],
         &["topics", "create"],
+        &["status"],
+        &["set"],
         &["stand-in"],
         &["generate"],
         &["completions"],
