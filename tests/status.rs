@@ -135,7 +135,7 @@ fn two_instances_are_told_with_their_partitions() {
     assert_eq!(told["instances"].as_array().map(Vec::len), Some(2));
     // With one of the two out of sight, nobody is known to have its partitions.
     let (healthy, told) = report(&world, &places[..1]);
-    assert!(!healthy && problems(&told).contains("no instance that answers has of"), "{told}");
+    assert!(!healthy && problems(&told).contains("no instance that answers has partition "), "{told}");
     // And another deployment's instance is none of this one.
     let other = World::new();
     let (healthy, told) = report(&other, &places[..1]);
@@ -177,6 +177,18 @@ fn a_new_api_key_is_used_without_a_restart_and_without_a_probe() {
     assert_eq!(world.accepted().len(), 30);
     assert_eq!(world.stand_in.requests(), 30, "not one was refused");
     assert!(!instance.log().contains("circuit open") && !instance.log().contains(NEW_KEY));
+}
+
+#[test]
+fn the_right_key_closes_the_circuit_at_once() {
+    let world = World::with(1, Behaviour::default());
+    world.behave(Behaviour { api_key: Some(NEW_KEY.into()), ..Behaviour::default() });
+    let instance = world.start(&["circuit.probe_interval=10m", "circuit.max_probe_interval=10m"]);
+    world.visits(0..10);
+    world.wait("the circuit is open", || instance.metric("nat_destination_circuit_open", &["unauthorized"]) == 1.0);
+    std::fs::write(world.key_file(), NEW_KEY).expect("written");
+    instance.wait_until_settled(10); // Not after the ten minutes until the next probe.
+    assert_eq!(world.accepted().len(), 10);
 }
 
 #[test]

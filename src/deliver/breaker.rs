@@ -120,6 +120,16 @@ impl Breaker {
         }
     }
 
+    /// There is a new key: if it was the old one that opened it, nothing is to be waited for.
+    pub fn key_changed(&mut self, now: Instant) {
+        if let State::Open(open) = &mut self.state
+            && open.reason == OpenReason::Unauthorized
+        {
+            open.until = now;
+            open.interval = self.settings.probe_interval;
+        }
+    }
+
     /// The probe was not sent after all, or nobody waits for its answer any more: the next one may go.
     pub fn probe_dropped(&mut self) {
         if let State::HalfOpen(open) = self.state {

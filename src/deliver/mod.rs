@@ -26,6 +26,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
+use reqwest::header::HeaderMap;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Sleep;
 
@@ -139,8 +140,9 @@ struct Deliver {
     whereabouts: Arc<Whereabouts>,
     breaker: Breaker,
     pace: Pace,
-    /// The rate limit, which can be changed while it runs.
+    /// Both can be changed while it runs.
     rate_limit: watch::Receiver<u32>,
+    key: watch::Receiver<HeaderMap>,
     patience: PatienceClock,
     lease: Lease,
     /// Whether the lease held when last looked at.
@@ -194,6 +196,7 @@ impl Deliver {
             breaker: Breaker::new(config.circuit),
             pace,
             rate_limit,
+            key: client.key().news(),
             patience: PatienceClock::new(Instant::now()),
             lease: Lease::new(config.kafka.session_timeout()),
             leased: false,
@@ -413,10 +416,7 @@ impl Deliver {
 
     fn tick(&mut self, status: &watch::Sender<StageStatus>) {
         self.store_frontiers();
-        if self.rate_limit.has_changed().unwrap_or(false) {
-            let rate_limit = *self.rate_limit.borrow_and_update();
-            self.pace.set_rate_limit(rate_limit, Instant::now());
-        }
+        self.take_changes(Instant::now());
         let now = Timestamp::now().as_millisecond();
         let (mut visits, mut engage, mut restoring) = (0, 0, 0);
         for partition in self.partitions.values_mut() {
@@ -451,6 +451,19 @@ impl Deliver {
             positions: self.partitions.iter().map(|(number, partition)| partition.position(topic, *number)).collect(),
             beat: Instant::now(),
         });
+    }
+
+    /// What was changed while it runs.
+    fn take_changes(&mut self, now: Instant) {
+        // An error says that nobody is left who could change it.
+        if self.rate_limit.has_changed().unwrap_or(false) {
+            let rate_limit = *self.rate_limit.borrow_and_update();
+            self.pace.set_rate_limit(rate_limit, now);
+        }
+        if self.key.has_changed().unwrap_or(false) {
+            self.key.mark_unchanged();
+            self.breaker.key_changed(now);
+        }
     }
 
     /// Why the circuit is open and since when, as people tell the time.

@@ -1,11 +1,12 @@
 //! The API key: read at the start, and again when its file changes, so that a new one needs no restart.
 
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use tokio::sync::watch;
 
 use super::client::ClientError;
 use crate::config::{Auth, KeySource, Nat};
@@ -16,7 +17,7 @@ const EVERY: Duration = Duration::from_secs(1);
 /// The key, as the headers that carry it.
 pub struct Key {
     settings: Nat,
-    headers: RwLock<HeaderMap>,
+    headers: watch::Sender<HeaderMap>,
     /// What was wrong with the file when it was last read: said once, not every second.
     problem: Mutex<Option<String>>,
 }
@@ -25,13 +26,18 @@ impl Key {
     /// # Errors
     /// When the key cannot be read or is not one, naming the setting.
     pub fn read(settings: Nat) -> Result<Key, ClientError> {
-        let headers = RwLock::new(headers(&settings)?);
+        let headers = watch::Sender::new(headers(&settings)?);
         Ok(Key { settings, headers, problem: Mutex::default() })
     }
 
     /// What a request is sent with.
     pub fn headers(&self) -> HeaderMap {
-        self.headers.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.headers.borrow().clone()
+    }
+
+    /// Hears of each new key.
+    pub fn news(&self) -> watch::Receiver<HeaderMap> {
+        self.headers.subscribe()
     }
 
     /// Takes what the file holds now. Where that is no key, the one that was is kept.
@@ -40,9 +46,12 @@ impl Key {
         match headers(&self.settings) {
             Ok(new) => {
                 *last_problem = None;
-                let mut held = self.headers.write().unwrap_or_else(PoisonError::into_inner);
-                if *held != new {
+                let changed = self.headers.send_if_modified(|held| {
+                    let changed = *held != new;
                     *held = new;
+                    changed
+                });
+                if changed {
                     tracing::info!("the API key has changed: every request from now on is sent with the new one");
                 }
             }

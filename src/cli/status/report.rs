@@ -157,7 +157,7 @@ fn problems_of(instances: &[Instance]) -> Vec<String> {
         problems.push("no instance answers; they are looked for where status.instances or --instance says".to_owned());
     }
     for Instance { place, error, status } in instances {
-        problems.extend(error.iter().map(|error| format!("{place} does not answer as an instance does: {error}")));
+        problems.extend(error.iter().map(|error| format!("{place} gives no status: {error}")));
         let Some(status) = status else { continue };
         problems.extend(status.stuck.iter().map(|stuck| format!("{place} is stuck: {stuck}")));
         if let Some(Circuit { reason, since }) = &status.circuit {
@@ -185,7 +185,7 @@ fn unread(lag: &[PartitionLag], all: &[&Status]) -> Vec<String> {
         }
     }
     let told = |(topic, partitions): (&str, Vec<String>)| {
-        format!("no instance that answers has of {topic}: partition {}", partitions.join(", "))
+        format!("no instance that answers has partition {} of {topic}", partitions.join(", "))
     };
     missing.into_iter().map(told).collect()
 }
@@ -354,11 +354,11 @@ mod tests {
         assert!(problem(&[Ok(Status { cut_off: true, ..whole() })]).contains("cut off"));
         let stopped = vec![Place { topic: "events".into(), partition: 1 }];
         assert!(problem(&[Ok(Status { stopped, ..whole() })]).contains("partition 1 of events"));
-        assert!(problem(&[Ok(whole()), Err("refused".into())]).contains("gone:1 does not answer"));
+        assert!(problem(&[Ok(whole()), Err("refused".into())]).contains("gone:1 gives no status: refused"));
         let other = Status { queue_topic: "other.queue".into(), ..status("b", 0..4) };
         assert!(problem(&[Ok(whole()), Ok(other)]).contains("another deployment"));
         let half = Report::of(found(&[Ok(status("a", 0..3))]));
-        assert!(half.problems.iter().all(|problem| problem.ends_with("partition 3")), "{:?}", half.problems);
+        assert!(half.problems.iter().all(|problem| problem.contains("has partition 3 of")), "{:?}", half.problems);
         assert_eq!(half.problems.len(), 2);
     }
 
