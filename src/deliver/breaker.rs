@@ -317,6 +317,17 @@ mod tests {
     }
 
     #[test]
+    fn a_new_key_is_probed_at_once_if_it_was_the_old_one_that_opened_the_circuit() {
+        for (signal, permit) in [(Signal::Unauthorized, Permit::Probe), (Signal::EndpointNotFound, Permit::Nothing)] {
+            let (mut breaker, now) = breaker();
+            breaker.answered(contact(1), signal, false, now);
+            assert_eq!(breaker.permit(now), Permit::Nothing);
+            breaker.key_changed(now);
+            assert_eq!(breaker.permit(now), permit, "{signal:?}");
+        }
+    }
+
+    #[test]
     fn while_open_one_probe_at_a_time_goes_and_each_failure_doubles_the_wait() {
         let (mut breaker, now) = breaker();
         breaker.answered(contact(1), Signal::Unauthorized, false, now);

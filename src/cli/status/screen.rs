@@ -19,9 +19,15 @@ pub fn text(report: &Report) -> String {
     partitions(&mut text, report);
     instances(&mut text, report);
     outcomes(&mut text, report);
-    // Writing into a String does not fail.
-    let _ = writeln!(text, "\n{}", law(&report.sum));
+    if one_answers(report) {
+        // Writing into a String does not fail.
+        let _ = writeln!(text, "\n{}", law(&report.sum));
+    }
     text
+}
+
+fn one_answers(report: &Report) -> bool {
+    report.instances.iter().any(|instance| instance.status.is_some())
 }
 
 fn head(text: &mut String, report: &Report) {
@@ -32,32 +38,42 @@ fn head(text: &mut String, report: &Report) {
     }
 }
 
+/// Where no instance answers, what Kafka says of the lag is all that is known.
 fn overview(text: &mut String, report: &Report) {
-    let circuit = match (&report.circuit, report.instances.iter().any(|instance| instance.status.is_some())) {
-        (Some(open), _) => format!("open: {}, since {}", open.reason, open.since),
-        (None, true) => "closed".into(),
-        (None, false) => "not known: no instance answers".into(),
-    };
-    let rate_limit =
-        report.rate_limit.map_or("no rate limit".into(), |limit| format!("at most {} a second", number(limit)));
-    let rates = report.rates.as_ref().map_or("not known".into(), |Rates { received, delivered, requests }| {
-        format!("received {received:.0}/s, delivered {delivered:.0}/s, requests {requests:.0}/s")
-    });
-    let oldest =
-        report.oldest_waiting_seconds.map_or(String::new(), |age| format!("; the oldest for {}", duration(age)));
-    let waiting = format!("source {}, queue {}{oldest}", total(&report.source), total(&report.queue));
-    let entries: Vec<String> =
-        report.dedup_entries.iter().map(|(kind, count)| format!("{kind} {}", number(*count))).collect();
-    let in_flight = format!("{} of at most {} requests, {rate_limit}", report.in_flight, report.concurrency_limit);
-    for (name, value) in [
-        ("circuit", circuit),
-        ("waiting", waiting),
-        ("in flight", in_flight),
-        ("rates", rates),
-        ("dedup", if entries.is_empty() { "not known".into() } else { format!("entries: {}", entries.join(", ")) }),
-    ] {
+    let mut lines = vec![("waiting", waiting(report))];
+    if one_answers(report) {
+        let circuit = report.circuit.as_ref();
+        let circuit = circuit.map_or("closed".into(), |open| format!("open: {}, since {}", open.reason, open.since));
+        lines.insert(0, ("circuit", circuit));
+        lines.extend([("in flight", in_flight(report)), ("rates", rates(report)), ("dedup", dedup(report))]);
+    }
+    for (name, value) in lines {
         let _ = writeln!(text, "{name:<10} {value}");
     }
+}
+
+fn waiting(report: &Report) -> String {
+    // What has waited for less than a second is not waiting.
+    let oldest = report.oldest_waiting_seconds.filter(|age| *age >= 1.0);
+    let oldest = oldest.map_or(String::new(), |age| format!("; the oldest for {}", duration(age)));
+    format!("source {}, queue {}{oldest}", total(&report.source), total(&report.queue))
+}
+
+fn in_flight(report: &Report) -> String {
+    let limit = report.rate_limit.map_or("no rate limit".into(), |limit| format!("at most {} a second", number(limit)));
+    format!("{} of at most {} requests, {limit}", report.in_flight, report.concurrency_limit)
+}
+
+fn rates(report: &Report) -> String {
+    report.rates.as_ref().map_or("not known: no instance has answered twice".into(), |rates| {
+        let Rates { received, delivered, requests } = rates;
+        format!("received {received:.0}/s, delivered {delivered:.0}/s, requests {requests:.0}/s")
+    })
+}
+
+fn dedup(report: &Report) -> String {
+    let entry = |(kind, count): (&String, &u64)| format!("{kind} {}", number(*count));
+    format!("entries: {}", report.dedup_entries.iter().map(entry).collect::<Vec<_>>().join(", "))
 }
 
 /// The lag of a whole topic, as far as it is known.
