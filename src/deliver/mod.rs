@@ -37,7 +37,8 @@ use crate::metrics::{Metrics, Outcome};
 use crate::nat::{Answer, NatClient};
 use crate::stage::{CircuitOpen, StageStatus, Stop, Whereabouts};
 
-use breaker::{Breaker, OpenReason};
+use breaker::Breaker;
+pub use breaker::OpenReason;
 use feed::{Feed, FromFeed, ToFeed};
 use lease::Lease;
 use pace::Pace;
