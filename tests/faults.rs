@@ -141,7 +141,7 @@ fn leaders_change_and_a_broker_dies_and_nothing_is_lost_or_sent_twice() {
     // Killed in the middle, with another broker away, it goes on where it was.
     world.behave(Behaviour { latency: Duration::from_millis(20), ..Behaviour::default() });
     let victim = world.start(&["topics.replication=3", SOON]);
-    world.visits(1200..2000);
+    world.visits(1200..4000);
     world.wait("it is in the middle", || world.accepted().len() > 1400);
     kafka.kill(2);
     victim.kill();
@@ -149,8 +149,10 @@ fn leaders_change_and_a_broker_dies_and_nothing_is_lost_or_sent_twice() {
     let mut days = world.accepted_days();
     let accepted = days.len();
     days.dedup();
-    assert_eq!(days.len(), 2000, "nothing is lost");
-    assert!(accepted - 2000 <= 10 * 64, "{} were in flight", accepted - 2000);
+    assert_eq!(days.len(), 4000, "nothing is lost");
+    // Those in flight, and those accepted that the changelog had not acknowledged: its leader may have been the dead one.
+    let again = accepted - 4000;
+    assert!(again <= 64 + 1024, "{again} were sent again");
 }
 
 #[test]
