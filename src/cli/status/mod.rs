@@ -53,7 +53,7 @@ pub async fn run(args: StatusArgs) -> Result<ExitCode, CommandError> {
     let look = Look { names: names(&args, &config), asker: Asker::new()?, config };
     if !args.watch {
         let report = look.twice().await;
-        return match tell(&report, &args)? {
+        return match tell(&report, &args, "")? {
             Told::Heard if !report.healthy => Ok(ExitCode::FAILURE),
             Told::Heard | Told::NobodyListens => Ok(ExitCode::SUCCESS),
         };
@@ -74,19 +74,17 @@ fn names(args: &StatusArgs, config: &Config) -> Vec<String> {
 }
 
 async fn watch(look: &Look, args: &StatusArgs) -> Result<ExitCode, CommandError> {
-    let in_place = std::io::stdout().is_terminal() && !args.json;
+    // On a terminal back to the corner, and away with what was there; elsewhere a new block.
+    let (mut before, between) = match (args.json, std::io::stdout().is_terminal()) {
+        (true, _) => ("", ""),
+        (false, true) => ("\x1b[H\x1b[2J", "\x1b[H\x1b[2J"),
+        (false, false) => ("", "\n"),
+    };
     loop {
-        let report = look.twice().await;
-        if in_place {
-            // Back to the corner, and away with what was there.
-            print!("\x1b[H\x1b[2J");
-        }
-        if let Told::NobodyListens = tell(&report, args)? {
+        if let Told::NobodyListens = tell(&look.twice().await, args, before)? {
             return Ok(ExitCode::SUCCESS);
         }
-        if !in_place && !args.json {
-            println!();
-        }
+        before = between;
         // Looking has taken the other second.
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
@@ -98,13 +96,13 @@ enum Told {
     NobodyListens,
 }
 
-fn tell(report: &Report, args: &StatusArgs) -> Result<Told, CommandError> {
+fn tell(report: &Report, args: &StatusArgs, before: &str) -> Result<Told, CommandError> {
     let text = match args.json {
         true => serde_json::to_string(report).map_err(CommandError::told)? + "\n",
         false => screen::text(report),
     };
     let mut out = std::io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+    match write!(out, "{before}{text}").and_then(|()| out.flush()) {
         Ok(()) => Ok(Told::Heard),
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(Told::NobodyListens),
         Err(error) => Err(CommandError::told(error)),
