@@ -12,6 +12,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 
 pub use resolve::{Origin, Problem, Resolved, Sources, Value};
 
@@ -34,6 +35,8 @@ pub struct Config {
     pub retry: Retry,
     pub circuit: Circuit,
     pub admin_listen: SocketAddr,
+    /// host:port of every instance's admin server; empty: not told.
+    pub instances: Vec<String>,
     pub shutdown_timeout: Duration,
     pub watchdog_timeout: Duration,
     pub log: Log,
@@ -221,6 +224,7 @@ impl Config {
                 .text("admin.listen")
                 .parse()
                 .unwrap_or_else(|_| SocketAddr::from(([127, 0, 0, 1], 9600))),
+            instances: resolved.list("status.instances"),
             shutdown_timeout: resolved.duration("shutdown.timeout"),
             watchdog_timeout: resolved.duration("watchdog.timeout"),
             log: Log { format: resolved.text("log.format"), level: resolved.text("log.level") },
@@ -334,16 +338,33 @@ fn check_together(resolved: &Resolved) -> Vec<Problem> {
             }
         }
     }
-    if let Some((value, _)) = resolved.values.get("log.level")
-        && let Err(error) = resolved.text("log.level").parse::<tracing_subscriber::filter::Targets>()
-    {
-        problem(
-            "log.level",
-            Some(value.to_string()),
-            format!("{error}; it must be error, warn, info, debug or trace, or such by module"),
-        );
+    for (setting, wrong) in [
+        ("log.level", level_problem(&resolved.text("log.level"))),
+        ("status.instances", resolved.list("status.instances").iter().find_map(|instance| instance_problem(instance))),
+    ] {
+        if let (Some((value, _)), Some(message)) = (resolved.values.get(setting), wrong) {
+            problem(setting, Some(value.to_string()), message);
+        }
     }
     problems
+}
+
+/// What is wrong with a log level, if anything is. A lone word that is no level would be taken for a module's name, and
+/// a misspelt level for one that nothing comes from.
+pub fn level_problem(level: &str) -> Option<String> {
+    let allowed = "it must be error, warn, info, debug or trace, or such by module";
+    let lone = level.split(',').find(|part| !part.contains('=') && part.trim().parse::<LevelFilter>().is_err());
+    match (level.parse::<Targets>(), lone) {
+        (Err(error), _) => Some(format!("{error}; {allowed}")),
+        (Ok(_), Some(word)) => Some(format!("{word:?} is no level; {allowed}")),
+        (Ok(_), None) => None,
+    }
+}
+
+/// What is wrong with the place of an instance, if anything is.
+pub fn instance_problem(instance: &str) -> Option<String> {
+    let right = instance.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
+    (!right).then(|| format!("{instance:?} must be a host and a port, such as nat-destination:9600 or 10.0.0.7:9600"))
 }
 
 /// The table's kinds were checked on the way in; these only take the value out again. A name or kind that the table
@@ -487,5 +508,18 @@ mod tests {
         let loaded = Config::load(&Sources { file: Some(path.clone()), ..Sources::default() });
         std::fs::remove_file(path).expect("removed");
         assert!(loaded.is_ok(), "{loaded:?}");
+    }
+
+    #[test]
+    fn a_misspelt_level_or_place_is_no_other_one() {
+        for level in ["loud", "info,hyper", "debgu", "x=loud"] {
+            let found = problems(&[&format!("log.level={level}")]);
+            assert!(found.len() == 1 && found[0].contains("it must be error, warn, info"), "{level}: {found:?}");
+        }
+        for level in ["off", "info", "WARN", "info,nat_destination::deliver=debug", "hyper=off"] {
+            assert!(problems(&[&format!("log.level={level}")]).is_empty(), "{level}");
+        }
+        let found = problems(&["status.instances=a:9600,b"]);
+        assert!(found[0].contains("\"b\" must be a host and a port"), "{found:?}");
     }
 }

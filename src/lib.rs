@@ -14,6 +14,7 @@ pub mod enqueue;
 pub mod ingest;
 pub mod kafka;
 pub mod lag;
+pub mod logs;
 pub mod metrics;
 pub mod mutant;
 pub mod nat;

@@ -207,20 +207,31 @@ impl Metrics {
 
     /// Events settled so far by (outcome, reason), where there are any.
     pub fn settled_by_reason(&self) -> Vec<(String, String, u64)> {
-        let mut rows = Vec::new();
-        for family in self.events.collect() {
-            for metric in family.get_metric() {
-                let label = |name: &str| {
-                    let pair = metric.get_label().iter().find(|pair| pair.name() == name);
-                    pair.map(|pair| pair.value().to_owned()).unwrap_or_default()
-                };
-                rows.push((label("outcome"), label("reason"), metric.get_counter().get_value() as u64));
-            }
-        }
+        let row = |(labels, count): ([String; 2], f64)| {
+            let [outcome, reason] = labels;
+            (outcome, reason, count as u64)
+        };
+        let mut rows: Vec<_> = series(&self.events, ["outcome", "reason"]).into_iter().map(row).collect();
         rows.retain(|(_, _, count)| *count > 0);
         rows.sort();
         rows
     }
+}
+
+/// What every series of a counter or a gauge says, with the values of these labels.
+pub fn series<const N: usize>(metric: &impl Collector, labels: [&str; N]) -> Vec<([String; N], f64)> {
+    let mut all = Vec::new();
+    for family in metric.collect() {
+        for one in family.get_metric() {
+            let value_of = |label: &str| {
+                let pair = one.get_label().iter().find(|pair| pair.name() == label);
+                pair.map(|pair| pair.value().to_owned()).unwrap_or_default()
+            };
+            // It is one of the two; the other says 0.
+            all.push((labels.map(value_of), one.get_counter().get_value() + one.get_gauge().get_value()));
+        }
+    }
+    all
 }
 
 /// What an event may end as.

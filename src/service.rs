@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
-use crate::admin::{self, AdminError};
+use crate::admin::{self, AdminError, Served};
 use crate::config::Config;
 use crate::kafka::{self, KafkaProblem};
 use crate::metrics::Metrics;
-use crate::nat::{ClientError, NatClient};
+use crate::nat::{ClientError, NatClient, watch_key};
 use crate::stage::{StageStatus, Stop, Stopper, Whereabouts, stopper};
 use crate::watchdog::{self, Hangs, Watched};
 use crate::{deliver, ingest, lag};
@@ -58,8 +58,9 @@ impl Service {
         metrics.build_info.with_label_values(&[env!("CARGO_PKG_VERSION"), librdkafka.as_str()]).set(1);
         let (ingest_sender, ingest) = watch::channel(StageStatus::starting());
         let (deliver_sender, deliver) = watch::channel(StageStatus::starting());
-        let served = (Arc::clone(&metrics), ingest.clone(), deliver.clone());
-        let admin = admin::serve(config.admin_listen, served.0, served.1, served.2, config.watchdog_timeout).await?;
+        let (rate_limit_sender, rate_limit) = watch::channel(config.rate_limit);
+        let served = Served::new(&config, Arc::clone(&metrics), ingest.clone(), deliver.clone(), rate_limit_sender);
+        let admin = admin::serve(config.admin_listen, served).await?;
         if verify_topics {
             let topics = kafka::verify_source(&config).await?;
             tracing::info!(?topics, "source topics");
@@ -82,7 +83,9 @@ impl Service {
         let (to, with) = (Arc::clone(&config), Arc::clone(&metrics));
         let ingest_task = spawn_ingest(to, with, ingest_sender, stop.clone(), at_ingest);
         let (to, with) = (Arc::clone(&config), Arc::clone(&metrics));
-        let deliver_task = tokio::spawn(deliver::run(to, with, client, deliver_sender, stop.clone(), at_deliver));
+        watch_key(Arc::clone(client.key()));
+        let delivering = deliver::run(to, with, client, deliver_sender, stop.clone(), at_deliver, rate_limit);
+        let deliver_task = tokio::spawn(delivering);
         let watchdog = tokio::spawn(watchdog::watch(watched.into(), config.watchdog_timeout));
         let stages = vec![ingest.clone(), deliver.clone()];
         let lag_watch = lag::watch(Arc::clone(&config), Arc::clone(&metrics), stages, stop);

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use nat_destination::deliver::OpenReason;
 use nat_destination::metrics::{CATALOGUE, Metrics};
 
 use super::support::world::binary;
@@ -80,6 +81,29 @@ fn the_rules_fire_when_they_must_and_only_then() {
     promtool(&["check", "rules", "deploy/prometheus/rules.yml"]);
     promtool(&["check", "config", "--syntax-only", "deploy/prometheus/prometheus.yml"]);
     promtool(&["test", "rules", "deploy/prometheus/rules_test.yml"]);
+}
+
+#[test]
+fn the_runbook_has_a_chapter_for_every_alert_and_every_reason_of_the_circuit() {
+    let (rules, runbook) = (read("deploy/prometheus/rules.yml"), read("deploy/runbook.md"));
+    let chapters: BTreeSet<&str> = runbook.lines().filter_map(|line| line.strip_prefix("### ")).collect();
+    let alerts: Vec<&str> = rules.split("- alert: ").skip(1).collect();
+    assert!(alerts.len() > 15, "{}", alerts.len());
+    let names = alerts.iter().map(|alert| alert.lines().next().expect("a name"));
+    let mut wanted: BTreeSet<&str> = names.clone().collect();
+    wanted.extend(OpenReason::ALL.map(OpenReason::as_str));
+    assert_eq!(chapters, wanted, "one chapter for each, and none for what is gone");
+    for (name, alert) in names.zip(&alerts) {
+        let link = format!("runbook: deploy/runbook.md#{}\n", name.to_lowercase());
+        assert!(alert.contains(&link), "{name} does not say where its chapter is: {link}");
+    }
+    // Every link within the page leads somewhere.
+    let headings = runbook.lines().filter(|line| line.starts_with('#'));
+    let anchors: BTreeSet<String> =
+        headings.map(|line| line.trim_start_matches('#').trim().to_lowercase().replace(' ', "-")).collect();
+    for link in runbook.split("](#").skip(1).filter_map(|rest| rest.split(')').next()) {
+        assert!(anchors.contains(link), "there is no chapter #{link}");
+    }
 }
 
 #[test]

@@ -21,3 +21,4 @@ mod replay;
 mod restart;
 mod sequences;
 mod start;
+mod status;

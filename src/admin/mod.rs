@@ -1,4 +1,8 @@
-//! The admin server: `/metrics`, `/livez` (is it stuck?) and `/readyz` (does it deliver?), each of which says why.
+//! The admin server: `/metrics`, `/livez` (is it stuck?) and `/readyz` (does it deliver?), each of which says why; `/status`,
+//! all of it at once for `nat-destination status`; `/settings`, what can be changed while it runs.
+
+pub mod settings;
+pub mod status;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -7,10 +11,13 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
-use axum::response::IntoResponse;
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use jiff::Timestamp;
+use serde::Serialize;
 use tokio::sync::watch;
 
+use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::stage::{CircuitOpen, StageStatus};
 
@@ -23,26 +30,48 @@ pub struct AdminError {
     error: std::io::Error,
 }
 
+/// What the server tells of, and what can be changed through it.
 #[derive(Clone)]
-struct Admin {
+pub struct Served {
     metrics: Arc<Metrics>,
     ingest: watch::Receiver<StageStatus>,
     deliver: watch::Receiver<StageStatus>,
     /// A stage that has said nothing for so long is stuck.
     longest_silence: Duration,
+    rate_limit: watch::Sender<u32>,
+    /// Tells this deployment from another one.
+    queue: String,
+    /// Tells this process from every other one, whichever of its addresses answers.
+    instance: String,
+    started_at: Timestamp,
+}
+
+impl Served {
+    pub fn new(
+        config: &Config,
+        metrics: Arc<Metrics>,
+        ingest: watch::Receiver<StageStatus>,
+        deliver: watch::Receiver<StageStatus>,
+        rate_limit: watch::Sender<u32>,
+    ) -> Served {
+        Served {
+            metrics,
+            ingest,
+            deliver,
+            longest_silence: config.watchdog_timeout,
+            rate_limit,
+            queue: config.topics.queue.clone(),
+            instance: format!("{:016x}", fastrand::u64(..)),
+            started_at: Timestamp::now(),
+        }
+    }
 }
 
 /// Serves in the background for as long as the runtime lives; returns the address.
 ///
 /// # Errors
 /// When the address is taken or not ours.
-pub async fn serve(
-    address: SocketAddr,
-    metrics: Arc<Metrics>,
-    ingest: watch::Receiver<StageStatus>,
-    deliver: watch::Receiver<StageStatus>,
-    longest_silence: Duration,
-) -> Result<SocketAddr, AdminError> {
+pub async fn serve(address: SocketAddr, served: Served) -> Result<SocketAddr, AdminError> {
     let failed = |error| AdminError { address, error };
     let listener = tokio::net::TcpListener::bind(address).await.map_err(failed)?;
     let bound = listener.local_addr().map_err(failed)?;
@@ -51,37 +80,56 @@ pub async fn serve(
         .route("/metrics", get(serve_metrics))
         .route("/livez", get(livez))
         .route("/readyz", get(readyz))
-        .with_state(Admin { metrics, ingest, deliver, longest_silence });
+        .route("/status", get(tell_status))
+        .route("/settings", get(settings::tell).put(settings::change))
+        .with_state(served)
+        .into_make_service_with_connect_info::<SocketAddr>();
     tokio::spawn(async move {
         if let Err(error) = axum::serve(listener, router).await {
             tracing::error!(%error, "the admin server has ended");
         }
     });
-    tracing::info!(address = %bound, "admin server: /metrics /livez /readyz");
+    tracing::info!(address = %bound, "admin server: /metrics /livez /readyz /status /settings");
     Ok(bound)
 }
 
 async fn index() -> &'static str {
-    "Nat destination\n\n/metrics  for Prometheus\n/livez    is it stuck?\n/readyz   does it deliver?\n"
+    "Nat destination\n\n/metrics   for Prometheus\n/livez     is it stuck?\n/readyz    does it deliver?\n\
+     /status    everything at once, for `nat-destination status`\n\
+     /settings  what can be changed while it runs, by `nat-destination set` on this machine\n"
 }
 
-async fn serve_metrics(State(admin): State<Admin>) -> impl IntoResponse {
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], admin.metrics.text())
+async fn tell_status(State(served): State<Served>) -> Response {
+    json(&status::Status::of(&served))
 }
 
-async fn livez(State(admin): State<Admin>) -> (StatusCode, String) {
-    let stages = [("ingest", &admin.ingest), ("deliver", &admin.deliver)];
-    let stuck: Vec<String> = stages
+fn json(value: &impl Serialize) -> Response {
+    match serde_json::to_string(value) {
+        Ok(text) => ([(header::CONTENT_TYPE, "application/json")], text + "\n").into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
+    }
+}
+
+async fn serve_metrics(State(served): State<Served>) -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], served.metrics.text())
+}
+
+async fn livez(State(served): State<Served>) -> (StatusCode, String) {
+    answer(stuck(&served), "alive")
+}
+
+/// The stages that are, and for how long.
+fn stuck(served: &Served) -> Vec<String> {
+    [("ingest", &served.ingest), ("deliver", &served.deliver)]
         .iter()
         .map(|(name, status)| (name, status.borrow().beat.elapsed()))
-        .filter(|(_, silence)| *silence > admin.longest_silence)
+        .filter(|(_, silence)| *silence > served.longest_silence)
         .map(|(name, silence)| format!("{name} has said nothing for {} s", silence.as_secs()))
-        .collect();
-    answer(stuck, "alive")
+        .collect()
 }
 
-async fn readyz(State(admin): State<Admin>) -> (StatusCode, String) {
-    let (ingest, deliver) = (admin.ingest.borrow().clone(), admin.deliver.borrow().clone());
+async fn readyz(State(served): State<Served>) -> (StatusCode, String) {
+    let (ingest, deliver) = (served.ingest.borrow().clone(), served.deliver.borrow().clone());
     let (status, mut text) = answer(why_not_ready(&ingest, &deliver), "ready");
     // It is ready all the same: a restart mends none of these, and events wait in Kafka.
     for line in troubles(&ingest, &deliver) {

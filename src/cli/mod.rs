@@ -1,4 +1,4 @@
-//! What users type: one file a command. This one has the arguments, the runtime, the logs and the exit codes.
+//! What users type: one file a command. This one has the arguments, the runtime and the exit codes.
 
 /// In place of the standard library's, which panic where nobody reads any more.
 macro_rules! print {
@@ -16,25 +16,27 @@ mod explain;
 mod feeder;
 mod generate;
 mod man;
+mod instances;
 mod progress;
 mod replay;
 mod run;
+mod set;
 mod stand_in;
+mod status;
 mod table;
 mod time;
 mod topics;
 
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::{Args, Parser, Subcommand};
-use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::util::SubscriberInitExt;
 
-use crate::config::{Config, Log, Problem, Sources};
+use crate::config::{Config, Problem, Sources};
+pub use crate::logs::start_logs;
 
 /// Delivers Segment's identify calls from Kafka to Nat.app: each contact once a day, nothing lost.
 #[derive(Debug, Parser)]
@@ -44,6 +46,7 @@ use crate::config::{Config, Log, Problem, Sources};
     nat-destination check --print-example      a configuration to begin with\n  \
     nat-destination check --config FILE        is it right, and is everything there?\n  \
     nat-destination run --config FILE          the service\n  \
+    nat-destination status --config FILE       how is it?\n  \
     nat-destination man | man -l -             the manual\n\n\
     Exit codes: 0 done, 1 a problem (told on stderr), 2 wrong usage, 130 stopped by Ctrl-C before it was done.")]
 pub struct Cli {
@@ -57,6 +60,8 @@ enum Command {
     Demo(demo::DemoArgs),
     Check(check::CheckArgs),
     Explain(explain::ExplainArgs),
+    Status(status::StatusArgs),
+    Set(set::SetArgs),
     Topics(topics::TopicsArgs),
     Replay(replay::ReplayArgs),
     Backfill(backfill::BackfillArgs),
@@ -152,6 +157,8 @@ pub fn main() -> ExitCode {
             Command::Demo(args) => demo::run(args).await,
             Command::Check(args) => check::run(args).await,
             Command::Explain(args) => explain::run(&args),
+            Command::Status(args) => status::run(args).await,
+            Command::Set(args) => set::run(args).await,
             Command::Topics(args) => topics::run(args).await,
             Command::Replay(args) => replay::run(args).await,
             Command::Backfill(args) => backfill::run(args).await,
@@ -175,24 +182,6 @@ pub fn main() -> ExitCode {
 /// The settings, or all that is wrong with them.
 fn load(settings: &SettingsArgs) -> Result<Config, CommandError> {
     Config::load(&settings.sources()).map_err(CommandError::Settings)
-}
-
-/// Logs go to stderr: human on a terminal, JSON otherwise, or as configured.
-pub fn start_logs(log: &Log) {
-    let filter = log.level.parse::<tracing_subscriber::filter::Targets>().unwrap_or_default();
-    let human = match log.format.as_str() {
-        "human" => true,
-        "json" => false,
-        _ => std::io::stderr().is_terminal(),
-    };
-    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
-    let registry = tracing_subscriber::registry().with(filter);
-    // An error says that logs have been started already, which is as good.
-    let _ = if human {
-        registry.with(layer.with_ansi(std::io::stderr().is_terminal()).with_target(false)).try_init()
-    } else {
-        registry.with(layer.json().flatten_event(true)).try_init()
-    };
 }
 
 /// Returns at the first SIGTERM or Ctrl-C; a second one ends the process at once.

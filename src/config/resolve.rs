@@ -210,18 +210,15 @@ impl Resolver {
             return self.put_property(property, raw, origin);
         }
         let Some(setting) = table::find(name) else {
-            let hint = nearest(name, table::SETTINGS.iter().map(|setting| setting.name));
-            return self.problem(name, None, format!("there is no such setting{hint} ({origin})"));
+            return self.problem(name, None, format!("{} ({origin})", no_such_setting(name)));
         };
-        match parse(&setting.kind, &raw) {
+        match understand(setting, &raw) {
             Ok(value) => {
                 self.resolved.values.insert(setting.name, (value, origin));
             }
-            Err(why) => {
+            Err(message) => {
                 let value = if setting.secret { "(secret)".into() } else { raw.to_string() };
-                let why = why.map(|why| format!(" ({why})")).unwrap_or_default();
-                let message = format!("it must be {}{why}; it was set by {origin}", setting.kind.allowed());
-                self.problem(name, Some(value), message);
+                self.problem(name, Some(value), format!("{message}; it was set by {origin}"));
             }
         }
     }
@@ -305,6 +302,26 @@ fn raw_of_literal(literal: &str) -> Raw {
         Some(value) => Raw::One(scalar(value)),
         None => Raw::One(literal.to_owned()),
     }
+}
+
+/// What a text means as the value of one setting.
+///
+/// # Errors
+/// What it must be.
+pub fn value_of(setting: &Setting, text: &str) -> Result<Value, String> {
+    understand(setting, &Raw::One(text.to_owned()))
+}
+
+fn understand(setting: &Setting, raw: &Raw) -> Result<Value, String> {
+    parse(&setting.kind, raw).map_err(|why| {
+        let why = why.map(|why| format!(" ({why})")).unwrap_or_default();
+        format!("it must be {}{why}", setting.kind.allowed())
+    })
+}
+
+/// With the nearest name that is one.
+pub fn no_such_setting(name: &str) -> String {
+    format!("there is no such setting{}", nearest(name, table::SETTINGS.iter().map(|setting| setting.name)))
 }
 
 /// Understands a value; the error adds a reason where "it must be …" does not say it all.

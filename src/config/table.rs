@@ -224,7 +224,7 @@ pub const SETTINGS: &[Setting] = &[
         "nat.api_key_file",
         Kind::Path,
         r#""/run/secrets/nat_api_key""#,
-        "A file that holds Nat.app's API key (contacts.nat.app/settings) and nothing else. Read again when Nat.app refuses the key.",
+        "A file that holds Nat.app's API key (contacts.nat.app/settings) and nothing else. Read again when it changes.",
     ),
     secret(without_default(
         "nat.api_key",
@@ -355,7 +355,13 @@ pub const SETTINGS: &[Setting] = &[
         "admin.listen",
         Kind::Listen,
         r#""0.0.0.0:9600""#,
-        "Where /metrics, /livez and /readyz are served. Port 0 takes a free one and logs it.",
+        "Where /metrics, /livez, /readyz, /status and /settings are served. Port 0 takes a free one and logs it.",
+    ),
+    without_default(
+        "status.instances",
+        Kind::List,
+        r#"["nat-destination:9600"]"#,
+        "Where `nat-destination status` finds the instances: host:port of their admin servers; a name stands for every address that it has. Without it: admin.listen on this machine.",
     ),
     setting(
         "shutdown.timeout",

@@ -120,6 +120,16 @@ impl Breaker {
         }
     }
 
+    /// There is a new key: if it was the old one that opened it, nothing is to be waited for.
+    pub fn key_changed(&mut self, now: Instant) {
+        if let State::Open(open) = &mut self.state
+            && open.reason == OpenReason::Unauthorized
+        {
+            open.until = now;
+            open.interval = self.settings.probe_interval;
+        }
+    }
+
     /// The probe was not sent after all, or nobody waits for its answer any more: the next one may go.
     pub fn probe_dropped(&mut self) {
         if let State::HalfOpen(open) = self.state {
@@ -304,6 +314,17 @@ mod tests {
         (1..=3).for_each(|n| breaker.answered(contact(n), Signal::Failed(Some(60 * SECOND)), false, now));
         assert_eq!(breaker.permit(now + 59 * SECOND), Permit::Nothing);
         assert_eq!(breaker.permit(now + 60 * SECOND), Permit::Probe);
+    }
+
+    #[test]
+    fn a_new_key_is_probed_at_once_if_it_was_the_old_one_that_opened_the_circuit() {
+        for (signal, permit) in [(Signal::Unauthorized, Permit::Probe), (Signal::EndpointNotFound, Permit::Nothing)] {
+            let (mut breaker, now) = breaker();
+            breaker.answered(contact(1), signal, false, now);
+            assert_eq!(breaker.permit(now), Permit::Nothing);
+            breaker.key_changed(now);
+            assert_eq!(breaker.permit(now), permit, "{signal:?}");
+        }
     }
 
     #[test]

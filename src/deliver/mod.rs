@@ -26,6 +26,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
+use reqwest::header::HeaderMap;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Sleep;
 
@@ -36,7 +37,8 @@ use crate::metrics::{Metrics, Outcome};
 use crate::nat::{Answer, NatClient};
 use crate::stage::{CircuitOpen, StageStatus, Stop, Whereabouts};
 
-use breaker::{Breaker, OpenReason};
+use breaker::Breaker;
+pub use breaker::OpenReason;
 use feed::{Feed, FromFeed, ToFeed};
 use lease::Lease;
 use pace::Pace;
@@ -99,8 +101,9 @@ pub async fn run(
     status: watch::Sender<StageStatus>,
     mut stop: Stop,
     whereabouts: Arc<Whereabouts>,
+    rate_limit: watch::Receiver<u32>,
 ) -> Result<(), KafkaProblem> {
-    let (mut deliver, mut channels, feed) = Deliver::new(config, metrics, client, whereabouts)?;
+    let (mut deliver, mut channels, feed) = Deliver::new(config, metrics, client, whereabouts, rate_limit)?;
     let feed = std::thread::Builder::new()
         .name("queue-consumer".into())
         .spawn(move || feed.run())
@@ -138,6 +141,9 @@ struct Deliver {
     whereabouts: Arc<Whereabouts>,
     breaker: Breaker,
     pace: Pace,
+    /// Both can be changed while it runs.
+    rate_limit: watch::Receiver<u32>,
+    key: watch::Receiver<HeaderMap>,
     patience: PatienceClock,
     lease: Lease,
     /// Whether the lease held when last looked at.
@@ -175,6 +181,7 @@ impl Deliver {
         metrics: Arc<Metrics>,
         client: NatClient,
         whereabouts: Arc<Whereabouts>,
+        rate_limit: watch::Receiver<u32>,
     ) -> Result<(Deliver, Channels, Feed), KafkaProblem> {
         // One message an event at most, and a few that are none.
         let capacity = config.deliver.max_pending_events + 1024;
@@ -185,9 +192,12 @@ impl Deliver {
         let (restored, restored_receiver) = mpsc::channel(1024);
         let writes = Writes::new(&config, acks)?;
         let feed = Feed::new(&config, Arc::clone(&metrics), feed_sender, commands)?;
+        let pace = Pace::new(config.concurrency, *rate_limit.borrow());
         let deliver = Deliver {
             breaker: Breaker::new(config.circuit),
-            pace: Pace::new(config.concurrency, config.rate_limit),
+            pace,
+            rate_limit,
+            key: client.key().news(),
             patience: PatienceClock::new(Instant::now()),
             lease: Lease::new(config.kafka.session_timeout()),
             leased: false,
@@ -407,6 +417,7 @@ impl Deliver {
 
     fn tick(&mut self, status: &watch::Sender<StageStatus>) {
         self.store_frontiers();
+        self.take_changes(Instant::now());
         let now = Timestamp::now().as_millisecond();
         let (mut visits, mut engage, mut restoring) = (0, 0, 0);
         for partition in self.partitions.values_mut() {
@@ -441,6 +452,19 @@ impl Deliver {
             positions: self.partitions.iter().map(|(number, partition)| partition.position(topic, *number)).collect(),
             beat: Instant::now(),
         });
+    }
+
+    /// What was changed while it runs.
+    fn take_changes(&mut self, now: Instant) {
+        // An error says that nobody is left who could change it.
+        if self.rate_limit.has_changed().unwrap_or(false) {
+            let rate_limit = *self.rate_limit.borrow_and_update();
+            self.pace.set_rate_limit(rate_limit, now);
+        }
+        if self.key.has_changed().unwrap_or(false) {
+            self.key.mark_unchanged();
+            self.breaker.key_changed(now);
+        }
     }
 
     /// Why the circuit is open and since when, as people tell the time.

@@ -33,10 +33,16 @@ impl Pace {
             limit: START.min(ceiling),
             threshold: ceiling,
             last_cut: None,
-            spacing: (rate_limit > 0).then(|| Duration::from_secs(1) / rate_limit),
+            spacing: spacing(rate_limit),
             next_slot: None,
             held_until: None,
         }
+    }
+
+    /// Another rate limit from now on: the next request waits as long as the new one says.
+    pub fn set_rate_limit(&mut self, rate_limit: u32, now: Instant) {
+        self.spacing = spacing(rate_limit);
+        self.next_slot = self.spacing.and_then(|spacing| Some(self.next_slot?.min(now + spacing)));
     }
 
     /// The most requests in flight at the moment.
@@ -94,6 +100,10 @@ impl Pace {
         self.threshold = (self.limit / 2.0).max(START.min(self.ceiling));
         self.limit = START.min(self.ceiling);
     }
+}
+
+fn spacing(rate_limit: u32) -> Option<Duration> {
+    (rate_limit > 0).then(|| Duration::from_secs(1) / rate_limit)
 }
 
 #[cfg(test)]
@@ -228,5 +238,20 @@ mod tests {
         let mut pace = Pace::new(64, 0);
         (0..100).for_each(|_| pace.answered(1));
         assert_eq!(pace.limit(), 4);
+    }
+
+    #[test]
+    fn another_rate_limit_holds_from_the_next_request_on() {
+        let start = Instant::now();
+        let mut pace = Pace::new(1000, 1);
+        pace.sent(start);
+        assert!(!pace.may_send(0, start + 900 * MS), "one a second");
+        pace.set_rate_limit(100, start);
+        assert!(!pace.may_send(0, start + 9 * MS) && pace.may_send(0, start + 10 * MS), "a hundred a second");
+        pace.set_rate_limit(0, start);
+        assert!(pace.may_send(0, start), "no limit");
+        pace.set_rate_limit(1, start);
+        pace.sent(start);
+        assert!(!pace.may_send(0, start + 900 * MS), "one a second again");
     }
 }

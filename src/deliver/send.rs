@@ -72,9 +72,8 @@ impl Deliver {
                     self.tell_feed(ToFeed::OneMoreForProbes);
                 }
                 self.breaker.probe_sent();
-                if let Err(error) = self.client.read_key_again() {
-                    tracing::warn!(%error, "the API key cannot be read again; the one that was is used");
-                }
+                // A probe that needs a new key finds it, however young that is.
+                self.client.key().read_again();
             }
             self.pace.sent(now);
             self.send(lane, body, &idempotency_key, probe, now);

@@ -341,6 +341,11 @@ impl Instance {
         self.log.lock().expect("unpoisoned").join("\n")
     }
 
+    /// Where its admin server is.
+    pub fn admin(&self) -> String {
+        self.admin.to_string()
+    }
+
     /// Status and body of a GET from the admin server.
     pub fn get(&self, path: &str) -> (u16, String) {
         get(self.admin, path)

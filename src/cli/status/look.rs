@@ -1,0 +1,86 @@
+//! Looking: asks every instance and Kafka, twice a second apart, so that rates can be told.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use tokio::task::JoinSet;
+
+use super::report::{Answer, Found, Held, Report};
+use crate::admin::status::Status;
+use crate::cli::instances::{self, Asker, Place};
+use crate::config::Config;
+use crate::kafka::{self, KafkaProblem, TopicPartition};
+
+/// Between the two samples that rates are of.
+const APART: Duration = Duration::from_secs(1);
+
+pub struct Look {
+    pub config: Config,
+    /// host:port of the instances.
+    pub names: Vec<String>,
+    pub asker: Asker,
+}
+
+impl Look {
+    pub async fn twice(&self) -> Report {
+        let (first, began) = (self.ask_instances().await, Instant::now());
+        let (source, queue, ()) = tokio::join!(self.source(), self.queue(), tokio::time::sleep(APART));
+        let (second, seconds) = (self.ask_instances().await, began.elapsed().as_secs_f64());
+        let brokers = self.config.kafka.brokers.clone();
+        let queue_topic = self.config.topics.queue.clone();
+        Report::of(Found { at: Timestamp::now(), brokers, queue_topic, first, seconds, second, source, queue })
+    }
+
+    /// Every instance once, though it may be reached by several addresses.
+    async fn ask_instances(&self) -> Vec<Answer> {
+        let mut asking = JoinSet::new();
+        for place in instances::places(&self.names).await {
+            let asker = self.asker.clone();
+            asking.spawn(async move {
+                let status = status_of(&asker, &place).await;
+                Answer { place: place.to_string(), status }
+            });
+        }
+        let mut answers = asking.join_all().await;
+        answers.sort_by(|a, b| a.place.cmp(&b.place));
+        let mut known = BTreeSet::new();
+        answers.retain(|answer| {
+            // One that tells no name of its own is taken for another one each time.
+            let name = answer.status.as_ref().map(|status| status.instance.clone()).unwrap_or_default();
+            name.is_empty() || known.insert(name)
+        });
+        answers
+    }
+
+    async fn source(&self) -> Result<Held, KafkaProblem> {
+        let topics = kafka::source_partitions(&self.config).await?;
+        let places = topics.into_iter().flat_map(|(topic, count)| (0..count).map(move |p| (topic.clone(), p as i32)));
+        self.lag(&self.config.source.group, places.collect()).await
+    }
+
+    async fn queue(&self) -> Result<Held, KafkaProblem> {
+        let places = kafka::partitions(&self.config, &self.config.topics.queue).await?;
+        self.lag(&self.config.topics.deliver_group, places).await
+    }
+
+    /// How many records of each partition the group has not committed.
+    async fn lag(&self, group: &str, places: Vec<TopicPartition>) -> Result<Held, KafkaProblem> {
+        // The ends last: a lag is never less than nothing.
+        let committed = kafka::committed(&self.config, group, places.clone()).await?;
+        let ends = kafka::ends(&self.config, places).await?;
+        let lag = |(place, (low, end)): (TopicPartition, (i64, i64))| {
+            let next = committed.get(&place).copied().unwrap_or(0).max(low);
+            (place, u64::try_from(end - next).unwrap_or(0))
+        };
+        Ok(ends.into_iter().map(lag).collect::<BTreeMap<_, _>>())
+    }
+}
+
+async fn status_of(asker: &Asker, place: &Place) -> Result<Status, String> {
+    match asker.get(place.address.clone()?, "/status").await? {
+        (200, body) => serde_json::from_str(&body).map_err(|error| format!("its answer is not understood: {error}")),
+        (404, _) => Err("it tells no status: is it an instance, and not of an older version?".into()),
+        (status, _) => Err(format!("it answers {status}")),
+    }
+}

@@ -1,0 +1,110 @@
+//! `status`: how the whole deployment is, on one screen, and whether it is healthy. It asks every instance, and Kafka itself.
+
+mod look;
+mod report;
+mod screen;
+
+use std::io::{ErrorKind, IsTerminal, Write};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Args;
+
+use super::instances::{self, Asker};
+use super::{CommandError, STOPPED, SettingsArgs, start_logs, told_to_stop};
+use crate::config::{Config, Log};
+use look::Look;
+use report::Report;
+
+/// Show how the deployment is: circuit, lag, rates, outcomes, instances; exit code 1 when it is unhealthy
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    nat-destination status --config nat-destination.toml\n  \
+    nat-destination status --config nat-destination.toml --watch\n  \
+    nat-destination status --config nat-destination.toml --instance 10.0.0.7:9600 --instance 10.0.0.8:9600\n  \
+    nat-destination status --config nat-destination.toml --json | jq .problems\n\n\
+    It runs on any machine that reaches Kafka and the instances' admin ports. The instances are those that --instance or the\n\
+    setting status.instances names; a name stands for every address that it has. The lag is read from Kafka as well, so that\n\
+    it is told though no instance answers.\n\n\
+    Exit codes: 0 healthy; 1 unhealthy: no instance, or one that does not answer or is stuck, an open circuit, a partition that\n\
+    nobody reads, Kafka out of reach; 2 wrong usage; 130 --watch ended by Ctrl-C.")]
+pub struct StatusArgs {
+    /// An instance's admin server; may be repeated. Without it: status.instances, or admin.listen on this machine
+    #[arg(long, value_name = "HOST:PORT", value_parser = instances::named)]
+    instance: Vec<String>,
+    /// Look again every two seconds, until stopped
+    #[arg(long)]
+    watch: bool,
+    /// One line of JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    settings: SettingsArgs,
+}
+
+pub async fn run(args: StatusArgs) -> Result<ExitCode, CommandError> {
+    start_logs(&Log { format: "human".into(), level: "off".into() });
+    let config = Config::load_offline(&args.settings.sources()).map_err(CommandError::Settings)?;
+    if config.kafka.brokers.is_empty() {
+        let told =
+            "kafka.brokers is not set: name the configuration with --config, or set it with --set kafka.brokers=…";
+        return Err(CommandError::Told(told.into()));
+    }
+    let look = Look { names: names(&args, &config), asker: Asker::new()?, config };
+    if !args.watch {
+        let report = look.twice().await;
+        return match tell(&report, &args, "")? {
+            Told::Heard if !report.healthy => Ok(ExitCode::FAILURE),
+            Told::Heard | Told::NobodyListens => Ok(ExitCode::SUCCESS),
+        };
+    }
+    tokio::select! {
+        ended = watch(&look, &args) => ended,
+        stopped = told_to_stop() => stopped.map(|()| ExitCode::from(STOPPED)),
+    }
+}
+
+/// Where the instances are. Without any the lag is told all the same.
+fn names(args: &StatusArgs, config: &Config) -> Vec<String> {
+    match (args.instance.is_empty(), config.instances.is_empty()) {
+        (false, _) => args.instance.clone(),
+        (true, false) => config.instances.clone(),
+        (true, true) => instances::of_this_machine(config).into_iter().collect(),
+    }
+}
+
+async fn watch(look: &Look, args: &StatusArgs) -> Result<ExitCode, CommandError> {
+    // On a terminal back to the corner, and away with what was there; elsewhere a new block.
+    let (mut before, between) = match (args.json, std::io::stdout().is_terminal()) {
+        (true, _) => ("", ""),
+        (false, true) => ("\x1b[H\x1b[2J", "\x1b[H\x1b[2J"),
+        (false, false) => ("", "\n"),
+    };
+    loop {
+        if let Told::NobodyListens = tell(&look.twice().await, args, before)? {
+            return Ok(ExitCode::SUCCESS);
+        }
+        before = between;
+        // Looking has taken the other second.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+enum Told {
+    Heard,
+    /// Whoever read has read enough: `status | head`.
+    NobodyListens,
+}
+
+fn tell(report: &Report, args: &StatusArgs, before: &str) -> Result<Told, CommandError> {
+    let text = match args.json {
+        true => serde_json::to_string(report).map_err(CommandError::told)? + "\n",
+        false => screen::text(report),
+    };
+    let mut out = std::io::stdout().lock();
+    match write!(out, "{before}{text}").and_then(|()| out.flush()) {
+        Ok(()) => Ok(Told::Heard),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(Told::NobodyListens),
+        Err(error) => Err(CommandError::told(error)),
+    }
+}

@@ -1,0 +1,373 @@
+//! What was found, put together: one lag a partition, sums over the instances, and what is wrong. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use crate::admin::status::{Circuit, Lag, Settled, Status};
+use crate::kafka::{KafkaProblem, TopicPartition};
+use crate::metrics::Outcome;
+
+/// Records that a group has not committed.
+pub type Held = BTreeMap<TopicPartition, u64>;
+
+/// What one instance said, or why it said nothing.
+pub struct Answer {
+    pub place: String,
+    pub status: Result<Status, String>,
+}
+
+/// All that was asked.
+pub struct Found {
+    pub at: Timestamp,
+    pub brokers: String,
+    pub queue_topic: String,
+    pub first: Vec<Answer>,
+    /// From the first answers to the second ones.
+    pub seconds: f64,
+    pub second: Vec<Answer>,
+    pub source: Result<Held, KafkaProblem>,
+    pub queue: Result<Held, KafkaProblem>,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Report {
+    pub at: String,
+    pub brokers: String,
+    pub queue_topic: String,
+    pub healthy: bool,
+    pub problems: Vec<String>,
+    pub circuit: Option<Circuit>,
+    pub in_flight: u64,
+    pub concurrency_limit: u64,
+    /// Of all instances together; absent: at least one has none.
+    pub rate_limit: Option<u64>,
+    pub rates: Option<Rates>,
+    pub oldest_waiting_seconds: Option<f64>,
+    pub dedup_entries: BTreeMap<String, u64>,
+    pub source: Vec<PartitionLag>,
+    pub queue: Vec<PartitionLag>,
+    pub outcomes: Vec<Settled>,
+    pub sum: Sum,
+    pub instances: Vec<Instance>,
+}
+
+/// One second's worth.
+#[derive(Debug, Serialize)]
+pub struct Rates {
+    pub received: f64,
+    pub delivered: f64,
+    pub requests: f64,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct PartitionLag {
+    pub topic: String,
+    pub partition: i32,
+    pub events: Option<u64>,
+    pub seconds: Option<f64>,
+    /// Who has it.
+    pub instance: Option<String>,
+}
+
+/// received + requeued = delivered + duplicate + filtered + dead-lettered + on its way.
+#[derive(Debug, PartialEq, Serialize)]
+pub struct Sum {
+    pub received: u64,
+    pub requeued: u64,
+    pub delivered: u64,
+    pub duplicate: u64,
+    pub filtered: u64,
+    pub dead_lettered: u64,
+    /// Below nothing where the instances have settled what was received before they started.
+    pub on_its_way: i64,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Instance {
+    pub place: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub status: Option<Status>,
+}
+
+impl Report {
+    pub fn of(found: Found) -> Report {
+        let Found { at, brokers, queue_topic, first, seconds, second, source, queue } = found;
+        let rates = rates(&first, &second, seconds);
+        let instances: Vec<Instance> = second.into_iter().map(|answer| instance(answer, &queue_topic)).collect();
+        let all: Vec<&Status> = instances.iter().filter_map(|instance| instance.status.as_ref()).collect();
+        let mut problems = problems_of(&instances);
+        let mut taken = |what: &str, held: Result<Held, KafkaProblem>, lags: fn(&Status) -> &[Lag]| {
+            let held = held.unwrap_or_else(|problem| {
+                problems.push(format!("the lag of {what} cannot be read from Kafka: {problem}"));
+                Held::new()
+            });
+            let lag = by_partition(held, &instances, lags);
+            problems.extend(unread(&lag, &all));
+            lag
+        };
+        let source = taken("the source", source, |status| &status.source);
+        let queue = taken("the queue", queue, |status| &status.queue);
+        let sum_of = |count: fn(&Status) -> u64| all.iter().map(|status| count(status)).sum::<u64>();
+        let limits: Option<Vec<u64>> =
+            all.iter().map(|status| Some(u64::from(status.rate_limit)).filter(|limit| *limit > 0)).collect();
+        let outcomes = outcomes(&all);
+        let ages = all.iter().filter_map(|status| status.oldest_waiting_seconds);
+        Report {
+            at: format!("{at:.0}"),
+            brokers,
+            queue_topic,
+            healthy: problems.is_empty(),
+            problems,
+            circuit: all.iter().find_map(|status| status.circuit.clone()),
+            in_flight: sum_of(|status| status.in_flight),
+            concurrency_limit: sum_of(|status| status.concurrency_limit),
+            rate_limit: limits.filter(|limits| !limits.is_empty()).map(|limits| limits.iter().sum()),
+            rates,
+            oldest_waiting_seconds: ages.max_by(f64::total_cmp),
+            dedup_entries: dedup_entries(&all),
+            source,
+            queue,
+            sum: sum(&outcomes, sum_of(|status| status.received), sum_of(|status| status.requeued)),
+            outcomes,
+            instances,
+        }
+    }
+}
+
+/// One of another deployment is none of ours.
+fn instance(answer: Answer, queue_topic: &str) -> Instance {
+    let checked = answer.status.and_then(|status| match status.queue_topic == queue_topic {
+        true => Ok(status),
+        false => Err(format!("it is of another deployment, whose queue topic is {:?}", status.queue_topic)),
+    });
+    let (status, error) = match checked {
+        Ok(status) => (Some(status), None),
+        Err(error) => (None, Some(error)),
+    };
+    Instance { place: answer.place, error, status }
+}
+
+fn problems_of(instances: &[Instance]) -> Vec<String> {
+    let mut problems = Vec::new();
+    if instances.iter().all(|instance| instance.status.is_none()) {
+        problems.push("no instance answers; they are looked for where status.instances or --instance says".to_owned());
+    }
+    for Instance { place, error, status } in instances {
+        problems.extend(error.iter().map(|error| format!("{place} gives no status: {error}")));
+        let Some(status) = status else { continue };
+        problems.extend(status.stuck.iter().map(|stuck| format!("{place} is stuck: {stuck}")));
+        if let Some(Circuit { reason, since }) = &status.circuit {
+            problems.push(format!("{place}: the circuit to Nat.app is open: {reason}, since {since}"));
+        }
+        if status.cut_off {
+            problems.push(format!("{place} is cut off from Kafka and sends nothing"));
+        }
+        for stopped in &status.stopped {
+            let (topic, partition) = (&stopped.topic, stopped.partition);
+            problems.push(format!("{place} cannot read partition {partition} of {topic} on; its log says why"));
+        }
+    }
+    problems
+}
+
+/// Partitions that Kafka has and no instance reads. Where none answers, that is known already.
+fn unread(lag: &[PartitionLag], all: &[&Status]) -> Vec<String> {
+    let stopped: BTreeSet<(&str, i32)> =
+        all.iter().flat_map(|status| &status.stopped).map(|place| (place.topic.as_str(), place.partition)).collect();
+    let mut missing: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for PartitionLag { topic, partition, instance, .. } in lag {
+        if instance.is_none() && !all.is_empty() && !stopped.contains(&(topic, *partition)) {
+            missing.entry(topic).or_default().push(partition.to_string());
+        }
+    }
+    let told = |(topic, partitions): (&str, Vec<String>)| {
+        format!("no instance that answers has partition {} of {topic}", partitions.join(", "))
+    };
+    missing.into_iter().map(told).collect()
+}
+
+/// What an instance says of its partitions is younger than what its group has committed; for the others Kafka speaks.
+fn by_partition(held: Held, instances: &[Instance], lags: fn(&Status) -> &[Lag]) -> Vec<PartitionLag> {
+    let mut all: BTreeMap<TopicPartition, PartitionLag> = BTreeMap::new();
+    let row = |(topic, partition): &TopicPartition| PartitionLag {
+        topic: topic.clone(),
+        partition: *partition,
+        events: None,
+        seconds: None,
+        instance: None,
+    };
+    for (place, events) in held {
+        all.insert(place.clone(), PartitionLag { events: Some(events), ..row(&place) });
+    }
+    for Instance { place: who, status, .. } in instances {
+        for lag in status.iter().flat_map(lags) {
+            let place = (lag.topic.clone(), lag.partition);
+            let known = all.entry(place.clone()).or_insert_with(|| row(&place));
+            known.events = lag.events.or(known.events);
+            known.seconds = lag.seconds;
+            known.instance = Some(who.clone());
+        }
+    }
+    all.into_values().collect()
+}
+
+fn rates(first: &[Answer], second: &[Answer], seconds: f64) -> Option<Rates> {
+    let before: BTreeMap<&str, &Status> =
+        first.iter().filter_map(|answer| answer.status.as_ref().ok()).map(|s| (s.instance.as_str(), s)).collect();
+    let pairs: Vec<(&Status, &Status)> = second
+        .iter()
+        .filter_map(|answer| answer.status.as_ref().ok())
+        .filter_map(|now| Some((*before.get(now.instance.as_str())?, now)))
+        .collect();
+    let rate = |count: fn(&Status) -> u64| {
+        pairs.iter().map(|(before, now)| count(now).saturating_sub(count(before))).sum::<u64>() as f64 / seconds
+    };
+    (!pairs.is_empty()).then(|| Rates {
+        received: rate(|status| status.received),
+        delivered: rate(|status| settled(&status.outcomes, Outcome::Delivered)),
+        requests: rate(|status| status.requests),
+    })
+}
+
+fn settled(outcomes: &[Settled], outcome: Outcome) -> u64 {
+    outcomes.iter().filter(|row| row.outcome == outcome.as_str()).map(|row| row.events).sum()
+}
+
+fn outcomes(all: &[&Status]) -> Vec<Settled> {
+    let mut counts: BTreeMap<(&str, &str), u64> = BTreeMap::new();
+    for row in all.iter().flat_map(|status| &status.outcomes) {
+        *counts.entry((&row.outcome, &row.reason)).or_default() += row.events;
+    }
+    let row = |((outcome, reason), events): ((&str, &str), u64)| Settled {
+        outcome: outcome.to_owned(),
+        reason: reason.to_owned(),
+        events,
+    };
+    counts.into_iter().map(row).collect()
+}
+
+fn sum(outcomes: &[Settled], received: u64, requeued: u64) -> Sum {
+    // An outcome that only a newer version knows is settled too.
+    let all: u64 = outcomes.iter().map(|row| row.events).sum();
+    Sum {
+        received,
+        requeued,
+        delivered: settled(outcomes, Outcome::Delivered),
+        duplicate: settled(outcomes, Outcome::Duplicate),
+        filtered: settled(outcomes, Outcome::Filtered),
+        dead_lettered: settled(outcomes, Outcome::DeadLettered),
+        on_its_way: (received + requeued) as i64 - all as i64,
+    }
+}
+
+fn dedup_entries(all: &[&Status]) -> BTreeMap<String, u64> {
+    let mut entries = BTreeMap::new();
+    for (kind, count) in all.iter().flat_map(|status| &status.dedup_entries) {
+        *entries.entry(kind.clone()).or_default() += count;
+    }
+    entries
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admin::status::Place;
+
+    fn status(instance: &str, partitions: std::ops::Range<i32>) -> Status {
+        let lag = |topic: &str| {
+            let lag = |partition| Lag {
+                topic: topic.into(),
+                partition,
+                events: Some(5),
+                seconds: Some(f64::from(partition)),
+            };
+            partitions.clone().map(lag).collect()
+        };
+        let settled = |outcome: &str, events| Settled { outcome: outcome.into(), reason: "visit".into(), events };
+        Status {
+            instance: instance.into(),
+            queue_topic: "n.queue".into(),
+            source: lag("events"),
+            queue: lag("n.queue"),
+            received: 100,
+            requests: 70,
+            outcomes: vec![settled("delivered", 60), settled("duplicate", 30)],
+            ..Status::default()
+        }
+    }
+
+    fn found(answers: &[Result<Status, String>]) -> Found {
+        let answers = |earlier: u64| {
+            let answer = |status: &Result<Status, String>| {
+                let mut status = status.clone();
+                if let Ok(status) = &mut status {
+                    status.received -= earlier;
+                }
+                let place = status.as_ref().map_or("gone:1".into(), |status| format!("{}:1", status.instance));
+                Answer { place, status }
+            };
+            answers.iter().map(answer).collect()
+        };
+        let held = |topic: &str| Ok((0..4).map(|partition| ((topic.to_owned(), partition), 7)).collect());
+        Found {
+            at: Timestamp::UNIX_EPOCH,
+            brokers: "k:9092".into(),
+            queue_topic: "n.queue".into(),
+            first: answers(20),
+            seconds: 2.0,
+            second: answers(0),
+            source: held("events"),
+            queue: held("n.queue"),
+        }
+    }
+
+    #[test]
+    fn two_healthy_instances_are_added_up() {
+        let report = Report::of(found(&[Ok(status("a", 0..2)), Ok(status("b", 2..4))]));
+        assert!(report.healthy && report.problems.is_empty(), "{:?}", report.problems);
+        let Sum { received, delivered, duplicate, on_its_way, .. } = report.sum;
+        assert_eq!((received, delivered, duplicate, on_its_way), (200, 120, 60, 20));
+        assert_eq!(report.rates.expect("two samples").received, 20.0);
+        let holders: Vec<_> = report.queue.iter().map(|lag| lag.instance.as_deref().expect("one has it")).collect();
+        assert_eq!(holders, ["a:1", "a:1", "b:1", "b:1"]);
+        assert_eq!(report.queue[0].events, Some(5), "the instance's own word is younger");
+    }
+
+    /// The one problem that there is.
+    fn problem(answers: &[Result<Status, String>]) -> String {
+        let report = Report::of(found(answers));
+        assert!(!report.healthy);
+        assert_eq!(report.problems.len(), 1, "{:?}", report.problems);
+        report.problems[0].clone()
+    }
+
+    #[test]
+    fn each_thing_that_is_wrong_is_told() {
+        let whole = || status("a", 0..4);
+        let circuit = Some(Circuit { reason: "unauthorized".into(), since: "then".into() });
+        assert!(problem(&[Ok(Status { circuit, ..whole() })]).contains("circuit to Nat.app is open: unauthorized"));
+        assert!(problem(&[Ok(Status { stuck: vec!["ingest".into()], ..whole() })]).contains("a:1 is stuck: ingest"));
+        assert!(problem(&[Ok(Status { cut_off: true, ..whole() })]).contains("cut off"));
+        let stopped = vec![Place { topic: "events".into(), partition: 1 }];
+        assert!(problem(&[Ok(Status { stopped, ..whole() })]).contains("partition 1 of events"));
+        assert!(problem(&[Ok(whole()), Err("refused".into())]).contains("gone:1 gives no status: refused"));
+        let other = Status { queue_topic: "other.queue".into(), ..status("b", 0..4) };
+        assert!(problem(&[Ok(whole()), Ok(other)]).contains("another deployment"));
+        let half = Report::of(found(&[Ok(status("a", 0..3))]));
+        assert!(half.problems.iter().all(|problem| problem.contains("has partition 3 of")), "{:?}", half.problems);
+        assert_eq!(half.problems.len(), 2);
+    }
+
+    #[test]
+    fn without_an_instance_the_lag_is_kafkas_word() {
+        let told = problem(&[]);
+        assert!(told.contains("no instance answers"), "{told}");
+        let report = Report::of(found(&[]));
+        assert!(report.source.iter().all(|lag| lag.events == Some(7) && lag.instance.is_none()));
+        assert!(report.rates.is_none());
+    }
+}

@@ -1,0 +1,201 @@
+//! The API key: read at the start, and again when its file changes, so that a new one needs no restart.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use tokio::sync::watch;
+
+use super::client::ClientError;
+use crate::config::{Auth, KeySource, Nat};
+
+/// How often the file is looked at. Files that are mounted are often exchanged in ways that no notice comes of.
+const EVERY: Duration = Duration::from_secs(1);
+
+/// The key, as the headers that carry it.
+pub struct Key {
+    settings: Nat,
+    headers: watch::Sender<HeaderMap>,
+    /// What was wrong with the file when it was last read: said once, not every second.
+    problem: Mutex<Option<String>>,
+}
+
+impl Key {
+    /// # Errors
+    /// When the key cannot be read or is not one, naming the setting.
+    pub fn read(settings: Nat) -> Result<Key, ClientError> {
+        let headers = watch::Sender::new(headers(&settings)?);
+        Ok(Key { settings, headers, problem: Mutex::default() })
+    }
+
+    /// What a request is sent with.
+    pub fn headers(&self) -> HeaderMap {
+        self.headers.borrow().clone()
+    }
+
+    /// Hears of each new key.
+    pub fn news(&self) -> watch::Receiver<HeaderMap> {
+        self.headers.subscribe()
+    }
+
+    /// Takes what the file holds now. Where that is no key, the one that was is kept.
+    pub fn read_again(&self) {
+        let mut last_problem = self.problem.lock().unwrap_or_else(PoisonError::into_inner);
+        match headers(&self.settings) {
+            Ok(new) => {
+                *last_problem = None;
+                let changed = self.headers.send_if_modified(|held| {
+                    let changed = *held != new;
+                    *held = new;
+                    changed
+                });
+                if changed {
+                    tracing::info!("the API key has changed: every request from now on is sent with the new one");
+                }
+            }
+            Err(error) => {
+                let problem = error.to_string();
+                if last_problem.as_ref() != Some(&problem) {
+                    tracing::warn!(%problem, "the API key cannot be read again; the one that was is used");
+                    *last_problem = Some(problem);
+                }
+            }
+        }
+    }
+}
+
+/// Reads the key again whenever its file has changed, for as long as the runtime lives.
+pub fn watch_key(key: Arc<Key>) {
+    if matches!(key.settings.key, KeySource::Value(_)) {
+        return; // It cannot change.
+    }
+    tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(EVERY).await;
+            let key = Arc::clone(&key);
+            // A file system may be slow to answer; then the next look waits, and nothing else.
+            let _ = tokio::task::spawn_blocking(move || key.read_again()).await;
+        }
+    });
+}
+
+fn headers(settings: &Nat) -> Result<HeaderMap, ClientError> {
+    let key = read_key(&settings.key)?;
+    let (name, value) = match &settings.auth {
+        Auth::Basic => (AUTHORIZATION, format!("Basic {}", STANDARD.encode(format!("{key}:")))),
+        Auth::Bearer => (AUTHORIZATION, format!("Bearer {key}")),
+        Auth::Header(name) => {
+            let header = HeaderName::try_from(name).map_err(|_| ClientError::HeaderName(name.clone()))?;
+            (header, key)
+        }
+    };
+    let mut value = HeaderValue::try_from(value)
+        .map_err(|_| key_error(&settings.key, "it has characters that an HTTP header cannot carry".into()))?;
+    value.set_sensitive(true);
+    let mut headers = HeaderMap::new();
+    headers.insert(name, value);
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    Ok(headers)
+}
+
+fn key_error(source: &KeySource, problem: String) -> ClientError {
+    let setting = match source {
+        KeySource::File(_) => "nat.api_key_file",
+        KeySource::Value(_) => "nat.api_key",
+    };
+    ClientError::Key { setting, problem }
+}
+
+/// What is wrong with the key, if anything is: for `check`.
+pub fn key_problem(settings: &Nat) -> Option<ClientError> {
+    headers(settings).err()
+}
+
+/// The key without the one line end that editors and `echo` leave behind it.
+fn read_key(source: &KeySource) -> Result<String, ClientError> {
+    let (key, place) = match source {
+        KeySource::Value(key) => (key.clone(), "it".to_owned()),
+        KeySource::File(path) => {
+            let place = path.display().to_string();
+            let key = std::fs::read_to_string(path).map_err(|error| {
+                key_error(
+                    source,
+                    format!("{place} cannot be read: {error}; write Nat.app's API key into it, and nothing else"),
+                )
+            })?;
+            (key, place)
+        }
+    };
+    let key = key.strip_suffix('\n').unwrap_or(&key);
+    let key = key.strip_suffix('\r').unwrap_or(key);
+    if key.trim().is_empty() {
+        return Err(key_error(source, format!("{place} is empty; it has to hold Nat.app's API key")));
+    }
+    if key.contains(char::is_whitespace) {
+        let problem =
+            format!("{place} holds a space or more than one line; it has to hold the API key and nothing else");
+        return Err(key_error(source, problem));
+    }
+    Ok(key.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn nat(key: KeySource, auth: Auth) -> Nat {
+        Nat { url: "http://127.0.0.1:1/".into(), key, auth, timeout: Duration::from_secs(1) }
+    }
+
+    #[test]
+    fn the_key_is_the_user_name_of_basic_auth() {
+        let headers = headers(&nat(KeySource::Value("abc".into()), Auth::Basic)).expect("right");
+        assert_eq!(headers[AUTHORIZATION], "Basic YWJjOg==");
+        assert!(!format!("{headers:?}").contains("YWJj"), "the key would be shown in a log");
+    }
+
+    #[test]
+    fn other_schemes_send_the_key_as_configured() {
+        let key = KeySource::Value("abc".into());
+        assert_eq!(headers(&nat(key.clone(), Auth::Bearer)).expect("right")[AUTHORIZATION], "Bearer abc");
+        let custom = headers(&nat(key.clone(), Auth::Header("X-API-Key".into()))).expect("right");
+        assert_eq!(custom["x-api-key"], "abc");
+        assert!(headers(&nat(key, Auth::Header("not a header".into()))).is_err());
+    }
+
+    #[test]
+    fn a_key_file_that_is_missing_empty_or_of_several_lines_is_a_clear_error() {
+        let path = std::env::temp_dir().join(format!("nat-destination-key-{}", std::process::id()));
+        let source = KeySource::File(path.clone());
+        let problem = |text: &str| {
+            std::fs::write(&path, text).expect("written");
+            read_key(&source).map_err(|error| error.to_string())
+        };
+        assert_eq!(problem("abc\r\n").as_deref(), Ok("abc"));
+        for (text, part) in [("", "is empty"), ("\n", "is empty"), ("a\nb\n", "more than one line"), ("a b", "space")] {
+            let told = problem(text).expect_err("not a key");
+            assert!(told.starts_with("nat.api_key_file: ") && told.contains(part), "{told}");
+        }
+        std::fs::remove_file(&path).expect("removed");
+        assert!(read_key(&source).expect_err("missing").to_string().contains("cannot be read"));
+    }
+
+    #[test]
+    fn a_new_key_is_taken_and_a_broken_file_keeps_the_old_one() {
+        let path = std::env::temp_dir().join(format!("nat-destination-new-key-{}", std::process::id()));
+        let write = |text: &str| std::fs::write(&path, text).expect("written");
+        write("old");
+        let key = Key::read(nat(KeySource::File(path.clone()), Auth::Bearer)).expect("right");
+        let sent = || key.headers()[AUTHORIZATION].to_str().expect("text").to_owned();
+        for (text, expected) in [("new", "Bearer new"), ("", "Bearer new"), ("a b", "Bearer new"), ("x", "Bearer x")] {
+            write(text);
+            key.read_again();
+            assert_eq!(sent(), expected, "after {text:?}");
+        }
+        std::fs::remove_file(&path).expect("removed");
+        key.read_again();
+        assert_eq!(sent(), "Bearer x");
+    }
+}
