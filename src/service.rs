@@ -14,6 +14,7 @@ use crate::kafka::{self, KafkaProblem};
 use crate::metrics::Metrics;
 use crate::nat::{ClientError, NatClient};
 use crate::stage::{StageStatus, Stop, Stopper, Whereabouts, stopper};
+use crate::suppress::{SuppressProblem, Suppressed};
 use crate::watchdog::{self, Hangs, Watched};
 use crate::{deliver, ingest, lag};
 
@@ -23,6 +24,8 @@ pub enum ServiceError {
     Kafka(#[from] KafkaProblem),
     #[error(transparent)]
     Client(#[from] ClientError),
+    #[error(transparent)]
+    Suppress(#[from] SuppressProblem),
     #[error(transparent)]
     Admin(#[from] AdminError),
     #[error(transparent)]
@@ -53,6 +56,7 @@ impl Service {
     /// What is wrong, naming the setting.
     pub async fn start(mut config: Config, verify_topics: bool) -> Result<Service, ServiceError> {
         let client = NatClient::new(config.nat.clone(), config.concurrency)?;
+        let suppressed = Suppressed::start(config.suppress_file.as_deref())?;
         let metrics = Metrics::new().map_err(|error| ServiceError::Internal(error.to_string()))?;
         let (_, librdkafka) = rdkafka::util::get_rdkafka_version();
         metrics.build_info.with_label_values(&[env!("CARGO_PKG_VERSION"), librdkafka.as_str()]).set(1);
@@ -80,9 +84,10 @@ impl Service {
         });
         let [at_ingest, at_deliver] = [0, 1].map(|stage| Arc::clone(&watched[stage].whereabouts));
         let (to, with) = (Arc::clone(&config), Arc::clone(&metrics));
-        let ingest_task = spawn_ingest(to, with, ingest_sender, stop.clone(), at_ingest);
+        let ingest_task = spawn_ingest(to, with, ingest_sender, stop.clone(), at_ingest, suppressed.clone());
         let (to, with) = (Arc::clone(&config), Arc::clone(&metrics));
-        let deliver_task = tokio::spawn(deliver::run(to, with, client, deliver_sender, stop.clone(), at_deliver));
+        let runs = deliver::run(to, with, client, deliver_sender, stop.clone(), at_deliver, suppressed);
+        let deliver_task = tokio::spawn(runs);
         let watchdog = tokio::spawn(watchdog::watch(watched.into(), config.watchdog_timeout));
         let stages = vec![ingest.clone(), deliver.clone()];
         let lag_watch = lag::watch(Arc::clone(&config), Arc::clone(&metrics), stages, stop);
@@ -198,6 +203,7 @@ fn spawn_ingest(
     status: watch::Sender<StageStatus>,
     stop: Stop,
     whereabouts: Arc<Whereabouts>,
+    suppressed: Suppressed,
 ) -> JoinHandle<Result<(), KafkaProblem>> {
-    tokio::task::spawn_blocking(move || ingest::run(&config, metrics, &status, &stop, &whereabouts))
+    tokio::task::spawn_blocking(move || ingest::run(&config, metrics, &status, &stop, &whereabouts, suppressed))
 }

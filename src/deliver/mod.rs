@@ -35,6 +35,7 @@ use crate::kafka::{Ack, KafkaProblem};
 use crate::metrics::{Metrics, Outcome};
 use crate::nat::{Answer, NatClient};
 use crate::stage::{CircuitOpen, StageStatus, Stop, Whereabouts};
+use crate::suppress::Suppressed;
 
 use breaker::{Breaker, OpenReason};
 use feed::{Feed, FromFeed, ToFeed};
@@ -99,8 +100,9 @@ pub async fn run(
     status: watch::Sender<StageStatus>,
     mut stop: Stop,
     whereabouts: Arc<Whereabouts>,
+    suppressed: Suppressed,
 ) -> Result<(), KafkaProblem> {
-    let (mut deliver, mut channels, feed) = Deliver::new(config, metrics, client, whereabouts)?;
+    let (mut deliver, mut channels, feed) = Deliver::new(config, metrics, client, whereabouts, suppressed)?;
     let feed = std::thread::Builder::new()
         .name("queue-consumer".into())
         .spawn(move || feed.run())
@@ -136,6 +138,7 @@ struct Deliver {
     metrics: Arc<Metrics>,
     client: NatClient,
     whereabouts: Arc<Whereabouts>,
+    suppressed: Suppressed,
     breaker: Breaker,
     pace: Pace,
     patience: PatienceClock,
@@ -175,6 +178,7 @@ impl Deliver {
         metrics: Arc<Metrics>,
         client: NatClient,
         whereabouts: Arc<Whereabouts>,
+        suppressed: Suppressed,
     ) -> Result<(Deliver, Channels, Feed), KafkaProblem> {
         // One message an event at most, and a few that are none.
         let capacity = config.deliver.max_pending_events + 1024;
@@ -193,6 +197,7 @@ impl Deliver {
             leased: false,
             late: None,
             whereabouts,
+            suppressed,
             writes,
             metrics,
             client,
@@ -407,6 +412,7 @@ impl Deliver {
 
     fn tick(&mut self, status: &watch::Sender<StageStatus>) {
         self.store_frontiers();
+        self.suppressed.look();
         let now = Timestamp::now().as_millisecond();
         let (mut visits, mut engage, mut restoring) = (0, 0, 0);
         for partition in self.partitions.values_mut() {
