@@ -2,6 +2,7 @@
 
 mod check;
 mod completions;
+mod contact;
 mod demo;
 mod explain;
 mod generate;
@@ -44,6 +45,7 @@ enum Command {
     Demo(demo::DemoArgs),
     Check(check::CheckArgs),
     Explain(explain::ExplainArgs),
+    Forget(contact::ForgetArgs),
     Topics(topics::TopicsArgs),
     StandIn(stand_in::StandInArgs),
     Generate(generate::GenerateArgs),
@@ -111,7 +113,8 @@ pub fn main() -> ExitCode {
             Command::Run(args) => run::run(args).await,
             Command::Demo(args) => demo::run(args).await,
             Command::Check(args) => check::run(args).await,
-            Command::Explain(args) => explain::run(&args),
+            Command::Explain(args) => explain::run(args).await,
+            Command::Forget(args) => contact::forget(args).await,
             Command::Topics(args) => topics::run(args).await,
             Command::StandIn(args) => stand_in::run(args).await,
             Command::Generate(args) => generate::run(args).await,
