@@ -5,6 +5,7 @@ mod support;
 mod accounting;
 mod circuit;
 mod classify;
+mod contact;
 mod dead_letters;
 mod deliver;
 mod deploy;

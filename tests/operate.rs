@@ -141,6 +141,7 @@ fn every_shell_gets_completions_and_every_command_has_help_with_an_example() {
         &["demo"],
         &["check"],
         &["explain"],
+        &["forget"],
         &["topics", "create"],
         &["stand-in"],
         &["generate"],
