@@ -93,6 +93,7 @@ impl SuppressList {
 
     /// The outcome of an event, with the list honoured. What would be a dead letter is filtered too where its contact is
     /// known: nothing of that person is to be kept.
+    #[inline]
     pub fn honoured<'a>(&self, outcome: Outcome<'a>) -> Outcome<'a> {
         if self.is_empty() {
             return outcome;

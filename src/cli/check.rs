@@ -45,7 +45,7 @@ pub async fn run(args: CheckArgs) -> Result<ExitCode, CommandError> {
     );
     if let Some(path) = &config.suppress_file {
         let list = SuppressList::read(path);
-        let found = list.map(|list| format!("{} contacts", list.len()));
+        let found = list.map(|list| format!("read; contacts on it: {}", list.len()));
         report.take("suppression list", found.map_err(|problem| problem.to_string()));
     }
     if args.offline {

@@ -91,7 +91,8 @@ impl Origin<'_> {
         Some(Origin { road, ..origin })
     }
 
-    fn parse(text: &str) -> Option<Origin<'static>> {
+    /// As `Display` writes it; key and road stand elsewhere.
+    pub fn parse(text: &str) -> Option<Origin<'static>> {
         let mut parts = text.split('/');
         let origin = Origin {
             topic: Cow::Owned(parts.next()?.to_owned()),

@@ -119,8 +119,8 @@ fn what_else(config: &Config, known: &Known) -> String {
     format!(
         "\nWhat else there is of this contact:\n  \
          {suppressed}\n  \
-         {}: {} records with its address as the key, until the topic's retention (topics.queue_retention = {}).\n  \
-         {}: {} dead letters, until the topic's retention (topics.dead_letter_retention = {}).\n  \
+         {}: records with its address as the key: {}; the topic's retention ends them (topics.queue_retention = {}).\n  \
+         {}: dead letters: {}; the topic's retention ends them (topics.dead_letter_retention = {}).\n  \
          The source topics, and Nat.app itself, are not this program's.\n",
         config.topics.queue,
         known.queued.len(),

@@ -228,7 +228,15 @@ fn whats(rules: &Rules, email: &str, engage: impl Iterator<Item = String>, now: 
 }
 
 fn state(offset: i64, event: &Event, rules: &Rules, frontier: i64, deliveries: &[Delivery]) -> State {
-    if deliveries.iter().any(|delivery| delivery.delivered.queue_offset == offset) {
+    // Of a queue made anew, whose offsets begin again, the place alone does not tell.
+    let is_it = |delivery: &Delivery| {
+        let same = match &delivery.what {
+            What::Engage { key, .. } => event.engage.as_ref().is_some_and(|(of, _)| of == key),
+            What::Visit(day) => event.day == Some(*day),
+        };
+        same && delivery.delivered.queue_offset == offset
+    };
+    if deliveries.iter().any(is_it) {
         return State::Delivered;
     }
     let says_the_same = |delivery: &Delivery| match (&delivery.what, &event.engage) {
@@ -344,6 +352,7 @@ mod tests {
             super::state(offset, event, &rules, 5, std::slice::from_ref(delivery))
         };
         assert_eq!(state(3, &event(Some(day), None), &visit), State::Delivered);
+        assert_eq!(state(3, &event(day.tomorrow().ok(), None), &visit), State::Settled);
         assert_eq!(state(4, &event(Some(day), None), &visit), State::Settled);
         assert_eq!(state(5, &event(Some(day), None), &visit), State::Duplicate);
         assert_eq!(state(5, &event(day.tomorrow().ok(), None), &visit), State::Waiting);

@@ -4,8 +4,8 @@ use jiff::Timestamp;
 use jiff::civil::Date;
 use rdkafka::message::{Message, OwnedMessage};
 
-use crate::dead_letter::header;
 use crate::dead_letter::origin::SOURCE;
+use crate::dead_letter::{Origin, header};
 use crate::kafka::{Headers, headers_of};
 use crate::poison::contained;
 use crate::segment::{self, Outcome, Reading, Rules};
@@ -19,8 +19,7 @@ pub struct Letter {
     pub reason: Option<String>,
     pub status: Option<String>,
     pub attempts: Option<String>,
-    /// `topic/partition/offset/timestamp` of the source record.
-    pub source: Option<String>,
+    pub origin: Option<Origin<'static>>,
     pub event: Event,
 }
 
@@ -47,7 +46,7 @@ impl Letter {
             reason: text(&headers, header::REASON),
             status: text(&headers, header::STATUS),
             attempts: text(&headers, header::ATTEMPTS),
-            source: text(&headers, SOURCE),
+            origin: text(&headers, SOURCE).and_then(|source| Origin::parse(&source)),
             event,
         })
     }

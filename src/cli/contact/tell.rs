@@ -31,7 +31,7 @@ pub fn words(config: &Config, known: &Known) -> String {
         &section("Engage values delivered", &["key", "value", "at", "queue offset", "from", ""], &[3], engage(known));
     let head = ["queue offset", "since", "day", "Engage", "attempts", "last attempt", "from", ""];
     text += &section("waiting", &head, &[0, 4], known.in_state(ON_ITS_WAY).map(waiting).collect());
-    let head = ["place", "since", "reason", "status", "attempts", "day", "Engage", "from"];
+    let head = ["place", "at", "reason", "status", "attempts", "day", "Engage", "from"];
     text += &section("dead letters", &head, &[4], known.letters.iter().map(letter).collect());
     text + &remarks(known)
 }
@@ -93,9 +93,14 @@ fn engage(known: &Known) -> Vec<Vec<String>> {
 
 fn of_delivery(known: &Known, delivery: &Delivery) -> Vec<String> {
     let offset = delivery.delivered.queue_offset;
-    let from = known.queued.get(&offset).map_or("(the queue holds it no more)".into(), from);
+    let from = record_of(known, delivery).map_or("(the queue holds it no more)".into(), from);
     let forgotten = if delivery.remembered { "" } else { "older than dedup.retention: counts no more" };
     vec![shown(delivery.delivered.at), offset.to_string(), from, forgotten.into()]
+}
+
+/// The queue record that was delivered, if it is there still.
+fn record_of<'a>(known: &'a Known, delivery: &Delivery) -> Option<&'a Queued> {
+    known.queued.get(&delivery.delivered.queue_offset).filter(|queued| queued.state == State::Delivered)
 }
 
 fn waiting((offset, queued): (i64, &Queued)) -> Vec<String> {
@@ -122,7 +127,7 @@ fn letter(letter: &Letter) -> Vec<String> {
         or_dash(&letter.attempts),
         day(&letter.event),
         engage_of(&letter.event),
-        or_dash(&letter.source),
+        letter.origin.as_ref().map_or_else(|| "-".into(), place_of),
     ]
 }
 
@@ -167,15 +172,14 @@ fn delivery_json(known: &Known, delivery: &Delivery) -> Value {
         What::Visit(day) => (Some(day.to_string()), None, None),
         What::Engage { key, value } => (None, Some(key), value.as_ref()),
     };
-    let offset = delivery.delivered.queue_offset;
     json!({
         "day": day,
         "engage_key": key,
         "engage_value": value,
         "at": shown(delivery.delivered.at),
-        "queue_offset": offset,
+        "queue_offset": delivery.delivered.queue_offset,
         "remembered": delivery.remembered,
-        "from": known.queued.get(&offset).and_then(|queued| queued.origin.as_ref()).map(place_json),
+        "from": record_of(known, delivery).and_then(|queued| queued.origin.as_ref()).map(place_json),
     })
 }
 
@@ -203,7 +207,7 @@ fn letter_json(letter: &Letter) -> Value {
         "attempts": letter.attempts,
         "day": letter.event.day.map(|day| day.to_string()),
         "engage_key": letter.event.engage.as_ref().map(|(key, _)| key),
-        "source": letter.source,
+        "from": letter.origin.as_ref().map(place_json),
     })
 }
 
