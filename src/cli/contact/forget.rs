@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use clap::Args;
 use rdkafka::message::OwnedHeaders;
+use serde_json::json;
 
 use super::known::{Delivery, Known, What};
-use super::tell::unattributed;
+use super::tell::{self, unattributed};
 use super::{email, print};
 use crate::cli::time::shown;
 use crate::cli::{CommandError, STOPPED, SettingsArgs, load, start_logs};
@@ -37,6 +38,9 @@ pub struct ForgetArgs {
     /// Tell what would be forgotten, and write nothing
     #[arg(long)]
     dry_run: bool,
+    /// One JSON object: whether it is forgotten, and what was known as `explain --contact --json` tells it
+    #[arg(long)]
+    json: bool,
     #[command(flatten)]
     settings: SettingsArgs,
 }
@@ -53,7 +57,10 @@ pub async fn run(args: ForgetArgs) -> Result<ExitCode, CommandError> {
         let written = tokio::task::spawn_blocking(move || write_tombstones(&config, partition, &entries));
         written.await.map_err(CommandError::told)?.map_err(CommandError::told)?;
     }
-    print(&told(&config, &known, args.dry_run))
+    match args.json {
+        true => print(&format!("{}\n", json!({ "forgotten": !args.dry_run, "known": tell::json(&known) }))),
+        false => print(&told(&config, &known, args.dry_run)),
+    }
 }
 
 /// Waits until the brokers have all of them.

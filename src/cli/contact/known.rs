@@ -194,7 +194,7 @@ impl Reading<'_> {
             queued,
             deliveries,
             letters,
-            unattributed: changes.orphans.iter().filter(|key| !whats.contains_key(key)).count() as u64,
+            unattributed: changes.orphans.len() as u64,
         }))
     }
 
@@ -329,6 +329,32 @@ mod tests {
         assert!(has("2026-11-01") && has("2026-11-27") && !has("2026-10-31") && !has("2026-11-28"));
         assert!(whats.contains_key(&Key::of_engage("ada@example.com", "vip")));
         assert_eq!(whats.len(), 28);
+    }
+
+    #[test]
+    fn the_last_change_counts_and_engage_entries_without_a_record_are_nobodys() {
+        let whats = whats(&Rules::default(), "ada@example.com", ["vip".to_owned()].into_iter(), Timestamp::now());
+        let record = |key: Key, value: Option<Vec<u8>>| {
+            let timestamp = rdkafka::Timestamp::NotAvailable;
+            OwnedMessage::new(value, Some(key.0.to_vec()), "delivered".into(), timestamp, 0, 0, None)
+        };
+        let entry = |key: Key, queue_offset: i64| {
+            let key = crate::dedup::DedupKey { key, kind: Kind::of_value("true") };
+            record(key.key, Some(Delivered { key, at: 0, queue_offset, place: Default::default() }.encode()))
+        };
+        let (vip, other) = (Key::of_engage("ada@example.com", "vip"), Key::of_engage("ada@example.com", "other"));
+        let mut changes = Changes::default();
+        let mut after = |message: OwnedMessage| {
+            changes.take(&message, &whats, 100);
+            (changes.delivered.len(), changes.orphans.len())
+        };
+        assert_eq!(after(entry(vip, 5)), (1, 0));
+        assert_eq!(after(entry(other, 5)), (1, 1));
+        assert_eq!(after(entry(other, 100)), (1, 0), "the record is there: another contact's, or it would be known");
+        assert_eq!(after(entry(other, 99)), (1, 1));
+        assert_eq!(after(record(other, None)), (1, 0));
+        assert_eq!(after(record(vip, None)), (0, 0));
+        assert_eq!(after(record(vip, Some(b"newer".to_vec()))), (0, 0));
     }
 
     #[test]

@@ -41,6 +41,7 @@ pub async fn explain(asked: &Asked<'_>, settings: &SettingsArgs) -> Result<ExitC
     start_logs(&Log { format: "human".into(), level: "error".into() });
     let config = load(settings)?;
     let Some(known) = Known::gather(&config, asked.email, asked.engage).await? else {
+        eprintln!("stopped before all was read, so that nothing is told; run it again");
         return Ok(ExitCode::from(STOPPED));
     };
     let known = match asked.day {
