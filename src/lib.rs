@@ -23,4 +23,5 @@ pub mod sandbox;
 pub mod segment;
 pub mod service;
 pub mod stage;
+pub mod suppress;
 pub mod watchdog;

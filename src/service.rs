@@ -14,6 +14,7 @@ use crate::kafka::{self, KafkaProblem};
 use crate::metrics::Metrics;
 use crate::nat::{ClientError, NatClient, watch_key};
 use crate::stage::{StageStatus, Stop, Stopper, Whereabouts, stopper};
+use crate::suppress::{SuppressProblem, Suppressed};
 use crate::watchdog::{self, Hangs, Watched};
 use crate::{deliver, ingest, lag};
 
@@ -23,6 +24,8 @@ pub enum ServiceError {
     Kafka(#[from] KafkaProblem),
     #[error(transparent)]
     Client(#[from] ClientError),
+    #[error(transparent)]
+    Suppress(#[from] SuppressProblem),
     #[error(transparent)]
     Admin(#[from] AdminError),
     #[error(transparent)]
@@ -53,6 +56,7 @@ impl Service {
     /// What is wrong, naming the setting.
     pub async fn start(mut config: Config, verify_topics: bool) -> Result<Service, ServiceError> {
         let client = NatClient::new(config.nat.clone(), config.concurrency)?;
+        let suppressed = Suppressed::start(config.suppress_file.as_deref())?;
         let metrics = Metrics::new().map_err(|error| ServiceError::Internal(error.to_string()))?;
         let (_, librdkafka) = rdkafka::util::get_rdkafka_version();
         metrics.build_info.with_label_values(&[env!("CARGO_PKG_VERSION"), librdkafka.as_str()]).set(1);
@@ -81,10 +85,11 @@ impl Service {
         });
         let [at_ingest, at_deliver] = [0, 1].map(|stage| Arc::clone(&watched[stage].whereabouts));
         let (to, with) = (Arc::clone(&config), Arc::clone(&metrics));
-        let ingest_task = spawn_ingest(to, with, ingest_sender, stop.clone(), at_ingest);
+        let ingest_task = spawn_ingest(to, with, ingest_sender, stop.clone(), at_ingest, suppressed.clone());
         let (to, with) = (Arc::clone(&config), Arc::clone(&metrics));
         watch_key(Arc::clone(client.key()));
-        let delivering = deliver::run(to, with, client, deliver_sender, stop.clone(), at_deliver, rate_limit);
+        let live = deliver::Live { rate_limit, suppressed };
+        let delivering = deliver::run(to, with, client, deliver_sender, stop.clone(), at_deliver, live);
         let deliver_task = tokio::spawn(delivering);
         let watchdog = tokio::spawn(watchdog::watch(watched.into(), config.watchdog_timeout));
         let stages = vec![ingest.clone(), deliver.clone()];
@@ -201,6 +206,7 @@ fn spawn_ingest(
     status: watch::Sender<StageStatus>,
     stop: Stop,
     whereabouts: Arc<Whereabouts>,
+    suppressed: Suppressed,
 ) -> JoinHandle<Result<(), KafkaProblem>> {
-    tokio::task::spawn_blocking(move || ingest::run(&config, metrics, &status, &stop, &whereabouts))
+    tokio::task::spawn_blocking(move || ingest::run(&config, metrics, &status, &stop, &whereabouts, suppressed))
 }

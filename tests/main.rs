@@ -6,6 +6,7 @@ mod accounting;
 mod backfill;
 mod circuit;
 mod classify;
+mod contact;
 mod dead_letters;
 mod deliver;
 mod deploy;

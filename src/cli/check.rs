@@ -6,6 +6,7 @@ use clap::Args;
 
 use super::{CommandError, SettingsArgs, load, start_logs};
 use crate::config::{Log, table};
+use crate::suppress::SuppressList;
 use crate::{kafka, nat};
 
 /// Check the configuration, the brokers, the credentials and the topics; change nothing
@@ -41,6 +42,11 @@ pub async fn run(args: CheckArgs) -> Result<ExitCode, CommandError> {
             Some(problem) => Err(problem.to_string()),
         },
     );
+    if let Some(path) = &config.suppress_file {
+        let list = SuppressList::read(path);
+        let found = list.map(|list| format!("read; contacts on it: {}", list.len()));
+        report.take("suppression list", found.map_err(|problem| problem.to_string()));
+    }
     if args.offline {
         return Ok(report.end());
     }

@@ -1,4 +1,5 @@
-//! `explain`: the event tester. For each line, what would happen to it and why, by the very code that `run` uses.
+//! `explain`: the event tester. For each line, what would happen to it and why, by the very code that `run` uses. With
+//! `--contact`, what a deployment knows of one contact.
 
 use std::borrow::Cow;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -7,27 +8,43 @@ use std::process::ExitCode;
 
 use clap::Args;
 use jiff::Timestamp;
+use jiff::civil::Date;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::{CommandError, SettingsArgs};
+use super::{CommandError, SettingsArgs, contact};
 use crate::config::Config;
 use crate::dedup::{Contact, DedupKey, Kind};
 use crate::nat;
 use crate::segment::{self, EngageMode, Identify, Outcome, Reading, Rules};
+use crate::suppress::SuppressList;
 
-/// Tell what would happen to events, and why
+/// Tell what would happen to events, and why; or what is known of a contact
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
     echo '{\"type\":\"identify\",\"timestamp\":\"2026-11-24T08:00:00Z\",\"traits\":{\"email\":\"ada@example.com\"}}' | nat-destination explain\n  \
     kcat -b localhost:9092 -t segment-events -C -e | nat-destination explain --json - | jq .outcome\n  \
-    nat-destination explain --config nat-destination.toml events.jsonl")]
+    nat-destination explain --config nat-destination.toml events.jsonl\n  \
+    nat-destination explain --config nat-destination.toml --contact ada@example.com --day 2026-11-24\n  \
+    nat-destination explain --hash --contact ada@example.com >> suppressed")]
 pub struct ExplainArgs {
     /// Events, one a line; - or nothing: standard input
     file: Option<PathBuf>,
-    /// One JSON object a line: outcome, reason, email, day, url, description, items
+    /// One JSON object a line: outcome, reason, email, day, url, description, items; of a contact, one in all
     #[arg(long)]
     json: bool,
+    /// What is known of this contact: delivered, waiting, dead letters. Kafka is read, and nothing is changed
+    #[arg(long, value_name = "EMAIL", value_parser = contact::email, conflicts_with = "file")]
+    contact: Option<String>,
+    /// Only what concerns this day (Engage values have none, and are told)
+    #[arg(long, requires = "contact")]
+    day: Option<Date>,
+    /// An audience or trait of Engage to look for, where no event tells of it any more; may be repeated
+    #[arg(long, value_name = "KEY", requires = "contact")]
+    engage: Vec<String>,
+    /// Only print the contact's hash, for logs and suppress.file; Kafka is not asked
+    #[arg(long, requires = "contact", conflicts_with_all = ["json", "day", "engage"])]
+    hash: bool,
     #[command(flatten)]
     settings: SettingsArgs,
 }
@@ -56,8 +73,21 @@ struct Fate {
     words: String,
 }
 
-pub fn run(args: &ExplainArgs) -> Result<ExitCode, CommandError> {
+pub async fn run(args: ExplainArgs) -> Result<ExitCode, CommandError> {
+    match &args.contact {
+        None => explain_events(&args),
+        Some(email) if args.hash => contact::print_hash(email),
+        Some(email) => {
+            let asked = contact::Asked { email, engage: &args.engage, day: args.day, json: args.json };
+            contact::explain(&asked, &args.settings).await
+        }
+    }
+}
+
+fn explain_events(args: &ExplainArgs) -> Result<ExitCode, CommandError> {
     let config = Config::load_offline(&args.settings.sources()).map_err(CommandError::Settings)?;
+    let list = config.suppress_file.as_deref().map(SuppressList::read).transpose().map_err(CommandError::told)?;
+    let tester = Tester { rules: config.rules, list: list.unwrap_or_default() };
     let input: Box<dyn Read> = match &args.file {
         Some(path) if path.as_os_str() != "-" => {
             let file = std::fs::File::open(path)
@@ -69,7 +99,7 @@ pub fn run(args: &ExplainArgs) -> Result<ExitCode, CommandError> {
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
     for (number, line) in BufReader::new(input).split(b'\n').enumerate() {
         let line = line.map_err(|error| CommandError::Told(format!("line {}: {error}", number + 1)))?;
-        let fate = fate_of(&config.rules, &line, Timestamp::now());
+        let fate = tester.fate_of(&line, Timestamp::now());
         let written = if args.json {
             serde_json::to_writer(&mut out, &fate).map_err(std::io::Error::from).and_then(|()| writeln!(out))
         } else {
@@ -100,31 +130,40 @@ fn write_words(out: &mut impl Write, number: usize, fate: &Fate) -> std::io::Res
     Ok(())
 }
 
-fn fate_of(rules: &Rules, record: &[u8], now: Timestamp) -> Fate {
-    match segment::read(rules, Some(record), now) {
-        Reading::One { outcome, .. } => fate(rules, outcome),
-        Reading::Batch(items) => {
-            let items: Vec<Fate> = items.iter().map(|item| fate(rules, segment::classify(rules, item, now))).collect();
-            let outcome = ["deliver", "malformed", "invalid"]
-                .into_iter()
-                .find(|outcome| items.iter().any(|item| item.outcome == *outcome));
-            let words = format!("a batch of {} events, each on its own:", items.len());
-            Fate { outcome: outcome.unwrap_or("filtered"), items: Some(items), words, ..Fate::default() }
-        }
-    }
+/// What `run` goes by.
+struct Tester {
+    rules: Rules,
+    list: SuppressList,
 }
 
-fn fate(rules: &Rules, outcome: Outcome<'_>) -> Fate {
-    match outcome {
-        Outcome::Identify(identify) => delivered(rules, &identify),
-        Outcome::Filtered(reason) => {
-            let words = format!("filtered ({}): {}", reason.as_str(), reason.because());
-            Fate { outcome: "filtered", reason: Some(reason.as_str()), words, ..Fate::default() }
+impl Tester {
+    fn fate_of(&self, record: &[u8], now: Timestamp) -> Fate {
+        match segment::read(&self.rules, Some(record), now) {
+            Reading::One { outcome, .. } => self.fate(outcome),
+            Reading::Batch(items) => {
+                let items: Vec<Fate> =
+                    items.iter().map(|item| self.fate(segment::classify(&self.rules, item, now))).collect();
+                let outcome = ["deliver", "malformed", "invalid"]
+                    .into_iter()
+                    .find(|outcome| items.iter().any(|item| item.outcome == *outcome));
+                let words = format!("a batch of {} events, each on its own:", items.len());
+                Fate { outcome: outcome.unwrap_or("filtered"), items: Some(items), words, ..Fate::default() }
+            }
         }
-        Outcome::Invalid { reason, email } => {
-            let outcome = if reason.is_malformed() { "malformed" } else { "invalid" };
-            let words = format!("dead letter ({}): {}", reason.as_str(), reason.because());
-            Fate { outcome, reason: Some(reason.as_str()), email, words, ..Fate::default() }
+    }
+
+    fn fate(&self, outcome: Outcome<'_>) -> Fate {
+        match self.list.honoured(outcome) {
+            Outcome::Identify(identify) => delivered(&self.rules, &identify),
+            Outcome::Filtered(reason) => {
+                let words = format!("filtered ({}): {}", reason.as_str(), reason.because());
+                Fate { outcome: "filtered", reason: Some(reason.as_str()), words, ..Fate::default() }
+            }
+            Outcome::Invalid { reason, email } => {
+                let outcome = if reason.is_malformed() { "malformed" } else { "invalid" };
+                let words = format!("dead letter ({}): {}", reason.as_str(), reason.because());
+                Fate { outcome, reason: Some(reason.as_str()), email, words, ..Fate::default() }
+            }
         }
     }
 }

@@ -11,6 +11,7 @@ macro_rules! println {
 mod backfill;
 mod check;
 mod completions;
+mod contact;
 mod demo;
 mod explain;
 mod feeder;
@@ -62,6 +63,7 @@ enum Command {
     Explain(explain::ExplainArgs),
     Status(status::StatusArgs),
     Set(set::SetArgs),
+    Forget(contact::ForgetArgs),
     Topics(topics::TopicsArgs),
     Replay(replay::ReplayArgs),
     Backfill(backfill::BackfillArgs),
@@ -156,9 +158,10 @@ pub fn main() -> ExitCode {
             Command::Run(args) => run::run(args).await,
             Command::Demo(args) => demo::run(args).await,
             Command::Check(args) => check::run(args).await,
-            Command::Explain(args) => explain::run(&args),
             Command::Status(args) => status::run(args).await,
             Command::Set(args) => set::run(args).await,
+            Command::Explain(args) => explain::run(args).await,
+            Command::Forget(args) => contact::forget(args).await,
             Command::Topics(args) => topics::run(args).await,
             Command::Replay(args) => replay::run(args).await,
             Command::Backfill(args) => backfill::run(args).await,

@@ -288,6 +288,12 @@ pub const SETTINGS: &[Setting] = &[
         r#""7d""#,
         "How long a delivered contact-day is remembered, counted from its delivery. At least the source topics' retention, so that a replay sends nothing twice.",
     ),
+    without_default(
+        "suppress.file",
+        Kind::Path,
+        r#""/etc/nat-destination/suppressed""#,
+        "The suppression list: contacts whose events are filtered, suppressed. One a line: an email address, or a contact hash of 12 or 32 digits, as `nat-destination explain --hash --contact EMAIL` prints it. Lines that begin with # are comments. Read again when it changes; a list that becomes wrong leaves the one that was in force.",
+    ),
     setting(
         "deliver.concurrency",
         count(1, 10_000),

@@ -97,7 +97,8 @@ impl Origin<'_> {
         Origin::parse(std::str::from_utf8(source.as_deref()?).ok()?)
     }
 
-    fn parse(text: &str) -> Option<Origin<'static>> {
+    /// As `Display` writes it; key and road stand elsewhere.
+    pub fn parse(text: &str) -> Option<Origin<'static>> {
         let mut parts = text.split('/');
         let origin = Origin {
             topic: Cow::Owned(parts.next()?.to_owned()),

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use jiff::civil::Date;
+
 use crate::segment::{EngageMode, Identify};
 
 /// 128 bits of BLAKE3. Two keys that differ collide once in 2^64 entries or so: never.
@@ -50,7 +52,24 @@ impl Place {
     }
 }
 
+impl Key {
+    pub fn of_visit(email: &str, day: Date) -> Key {
+        let day = [day.year().to_be_bytes(), i16::from(day.month()).to_be_bytes(), i16::from(day.day()).to_be_bytes()];
+        Key(hash(&[b"visit", email.as_bytes(), day.as_flattened()]))
+    }
+
+    pub fn of_engage(email: &str, computation_key: &str) -> Key {
+        Key(hash(&[b"engage", email.as_bytes(), computation_key.as_bytes()]))
+    }
+}
+
 impl Kind {
+    /// Of an Engage value, given as raw JSON.
+    pub fn of_value(value: &str) -> Kind {
+        let value = hash(&[b"value", value.trim().as_bytes()]);
+        Kind::Engage { value: u64::from_be_bytes(first_eight(&value)) }
+    }
+
     /// The word in metrics: `visit` or `engage`.
     pub fn as_str(&self) -> &'static str {
         match self {
@@ -64,30 +83,20 @@ impl Contact {
     pub fn of(email: &str) -> Contact {
         Contact(hash(&[b"contact", email.as_bytes()]))
     }
+
+    /// All 32 hexadecimal digits: exact, where the short hash is nearly so.
+    pub fn whole(&self) -> String {
+        self.0.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
 }
 
 impl DedupKey {
     pub fn of(identify: &Identify<'_>, mode: EngageMode) -> DedupKey {
         match &identify.engage {
             Some(engage) if mode == EngageMode::Changes => {
-                let value = hash(&[b"value", engage.value.trim().as_bytes()]);
-                DedupKey {
-                    key: Key(hash(&[b"engage", identify.email.as_bytes(), engage.key.as_bytes()])),
-                    kind: Kind::Engage { value: u64::from_be_bytes(first_eight(&value)) },
-                }
+                DedupKey { key: Key::of_engage(&identify.email, &engage.key), kind: Kind::of_value(engage.value) }
             }
-            _ => {
-                let day = identify.day;
-                let day = [
-                    day.year().to_be_bytes(),
-                    i16::from(day.month()).to_be_bytes(),
-                    i16::from(day.day()).to_be_bytes(),
-                ];
-                DedupKey {
-                    key: Key(hash(&[b"visit", identify.email.as_bytes(), day.as_flattened()])),
-                    kind: Kind::Visit,
-                }
-            }
+            _ => DedupKey { key: Key::of_visit(&identify.email, identify.day), kind: Kind::Visit },
         }
     }
 }

@@ -12,6 +12,7 @@ use crate::mutant;
 use crate::nat::{self, Answer};
 use crate::poison::{Panicked, contained};
 use crate::segment::{self, Filtered, Invalid, Rules};
+use crate::suppress::SuppressList;
 
 pub struct Event {
     pub record: QueueRecord,
@@ -60,8 +61,14 @@ enum Judged {
 
 /// Reads a queue record by the very rules that ingest went by. For a duplicate, if `is_known` says so already, no request is
 /// made.
-pub fn read(record: QueueRecord, rules: &Rules, now: Timestamp, is_known: impl FnOnce(&Id) -> bool) -> Read {
-    match contained(|| judge(&record, rules, now, is_known)) {
+pub fn read(
+    record: QueueRecord,
+    rules: &Rules,
+    suppressed: &SuppressList,
+    now: Timestamp,
+    is_known: impl FnOnce(&Id) -> bool,
+) -> Read {
+    match contained(|| judge(&record, rules, suppressed, now, is_known)) {
         Ok(Judged::Event { id, body, idempotency_key }) => {
             Read::Event(Box::new(Event { id, body, idempotency_key, tries: None, held: false, record }))
         }
@@ -76,12 +83,18 @@ pub fn read(record: QueueRecord, rules: &Rules, now: Timestamp, is_known: impl F
     }
 }
 
-fn judge(record: &QueueRecord, rules: &Rules, now: Timestamp, is_known: impl FnOnce(&Id) -> bool) -> Judged {
+fn judge(
+    record: &QueueRecord,
+    rules: &Rules,
+    suppressed: &SuppressList,
+    now: Timestamp,
+    is_known: impl FnOnce(&Id) -> bool,
+) -> Judged {
     let Some(value) = record.value.as_deref() else {
         return Judged::Filtered(Filtered::Tombstone);
     };
     mutant::poison(value);
-    match segment::classify(rules, value, now) {
+    match suppressed.honoured(segment::classify(rules, value, now)) {
         segment::Outcome::Identify(identify) => {
             let key = DedupKey::of(&identify, rules.engage);
             let (place, source_timestamp) = match key.kind {

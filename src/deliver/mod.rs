@@ -36,6 +36,7 @@ use crate::kafka::{Ack, KafkaProblem};
 use crate::metrics::{Metrics, Outcome};
 use crate::nat::{Answer, NatClient};
 use crate::stage::{CircuitOpen, StageStatus, Stop, Whereabouts};
+use crate::suppress::Suppressed;
 
 use breaker::Breaker;
 pub use breaker::OpenReason;
@@ -90,6 +91,13 @@ enum Woken {
     Time,
 }
 
+/// What can be changed while it runs.
+pub struct Live {
+    /// Requests a second; 0: no limit.
+    pub rate_limit: watch::Receiver<u32>,
+    pub suppressed: Suppressed,
+}
+
 /// Runs until told to stop.
 ///
 /// # Errors
@@ -101,9 +109,9 @@ pub async fn run(
     status: watch::Sender<StageStatus>,
     mut stop: Stop,
     whereabouts: Arc<Whereabouts>,
-    rate_limit: watch::Receiver<u32>,
+    live: Live,
 ) -> Result<(), KafkaProblem> {
-    let (mut deliver, mut channels, feed) = Deliver::new(config, metrics, client, whereabouts, rate_limit)?;
+    let (mut deliver, mut channels, feed) = Deliver::new(config, metrics, client, whereabouts, live)?;
     let feed = std::thread::Builder::new()
         .name("queue-consumer".into())
         .spawn(move || feed.run())
@@ -139,6 +147,7 @@ struct Deliver {
     metrics: Arc<Metrics>,
     client: NatClient,
     whereabouts: Arc<Whereabouts>,
+    suppressed: Suppressed,
     breaker: Breaker,
     pace: Pace,
     /// Both can be changed while it runs.
@@ -181,7 +190,7 @@ impl Deliver {
         metrics: Arc<Metrics>,
         client: NatClient,
         whereabouts: Arc<Whereabouts>,
-        rate_limit: watch::Receiver<u32>,
+        live: Live,
     ) -> Result<(Deliver, Channels, Feed), KafkaProblem> {
         // One message an event at most, and a few that are none.
         let capacity = config.deliver.max_pending_events + 1024;
@@ -192,6 +201,7 @@ impl Deliver {
         let (restored, restored_receiver) = mpsc::channel(1024);
         let writes = Writes::new(&config, acks)?;
         let feed = Feed::new(&config, Arc::clone(&metrics), feed_sender, commands)?;
+        let Live { rate_limit, suppressed } = live;
         let pace = Pace::new(config.concurrency, *rate_limit.borrow());
         let deliver = Deliver {
             breaker: Breaker::new(config.circuit),
@@ -203,6 +213,7 @@ impl Deliver {
             leased: false,
             late: None,
             whereabouts,
+            suppressed,
             writes,
             metrics,
             client,
@@ -418,6 +429,7 @@ impl Deliver {
     fn tick(&mut self, status: &watch::Sender<StageStatus>) {
         self.store_frontiers();
         self.take_changes(Instant::now());
+        self.suppressed.look();
         let now = Timestamp::now().as_millisecond();
         let (mut visits, mut engage, mut restoring) = (0, 0, 0);
         for partition in self.partitions.values_mut() {

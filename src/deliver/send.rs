@@ -19,6 +19,7 @@ use crate::kafka::KafkaProblem;
 use crate::metrics::Outcome;
 use crate::mutant::{self, Mutant};
 use crate::nat::{Answer, Verdict};
+use crate::segment::Filtered;
 
 impl Deliver {
     /// The lane has a new head: duplicates end here, anything else may be sent.
@@ -47,6 +48,16 @@ impl Deliver {
         self.settle(partition, offset, weight);
     }
 
+    /// Its contact was put on the suppression list while it waited.
+    fn suppress(&mut self, lane: LaneId) {
+        let Some(partition) = self.partitions.get_mut(&lane.partition) else { return };
+        if let Some(event) = partition.lanes.pop(&lane.contact) {
+            self.metrics.settled(Outcome::Filtered, Filtered::Suppressed.as_str(), 1);
+            self.settle(lane.partition, event.record.offset, event.record.weight());
+        }
+        self.advance(lane);
+    }
+
     /// Sends as many heads as may be sent now.
     pub(super) fn dispatch(&mut self, now: Instant) {
         while self.may_send(now) {
@@ -63,6 +74,10 @@ impl Deliver {
             else {
                 continue;
             };
+            if self.suppressed.list().holds(&lane.contact) {
+                self.suppress(lane);
+                continue;
+            }
             let Some(event) = partition.lanes.head(&lane.contact) else { continue };
             let (body, idempotency_key) = (event.body.clone(), event.idempotency_key.clone());
             let has_failed = event.has_failed();

@@ -133,7 +133,7 @@ impl Deliver {
             (!partition.lanes.holds(&id.contact) || mutant::is(Mutant::MarkOnReceipt))
                 && delivered.contains(&id.key, id.place, id.source_timestamp)
         };
-        match event::read(record, &self.config.rules, now, is_known) {
+        match event::read(record, &self.config.rules, self.suppressed.list(), now, is_known) {
             Read::Event(mut event) => {
                 if let Some(tried) = tried {
                     event.resume(&tried, &self.config.retry);

@@ -24,6 +24,7 @@ use crate::mutant;
 use crate::poison::{Panicked, contained};
 use crate::segment::{self, Reading};
 use crate::stage::{Budget, Intake, StageStatus, Stop, Whereabouts};
+use crate::suppress::Suppressed;
 
 use source::{Sources, Token, Write};
 use writes::Writes;
@@ -50,6 +51,7 @@ pub fn run(
     status: &watch::Sender<StageStatus>,
     stop: &Stop,
     whereabouts: &Whereabouts,
+    suppressed: Suppressed,
 ) -> Result<(), KafkaProblem> {
     let mut client = consumer_config(config, &config.source.group);
     let own = regex_lite::escape(config.topics.queue.trim_end_matches("queue"));
@@ -59,6 +61,7 @@ pub fn run(
         config,
         metrics,
         whereabouts,
+        suppressed,
         writes: Writes::new(config)?,
         sources: Sources::default(),
         stopped: Vec::new(),
@@ -78,6 +81,7 @@ struct State<'a> {
     config: &'a Config,
     metrics: Arc<Metrics>,
     whereabouts: &'a Whereabouts,
+    suppressed: Suppressed,
     writes: Writes,
     sources: Sources,
     /// Partitions that cannot be read on, since what comes next in them cannot be known.
@@ -103,6 +107,7 @@ impl Ingest<'_> {
             let intake = self.apply_budget(now);
             if now >= next_tick {
                 next_tick = now + TICK;
+                self.state.suppressed.look();
                 self.consumer.store(&self.state.sources.take_frontiers());
                 status.send_replace(self.state.status(assigned));
             }
@@ -283,6 +288,7 @@ impl State<'_> {
         outcome: segment::Outcome<'_>,
         item: Option<usize>,
     ) -> Result<bool, KafkaProblem> {
+        let outcome = self.suppressed.list().honoured(outcome);
         let write = match &outcome {
             segment::Outcome::Filtered(reason) => {
                 self.metrics.settled(Outcome::Filtered, reason.as_str(), 1);

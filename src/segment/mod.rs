@@ -65,12 +65,19 @@ pub enum Filtered {
     NotIdentify,
     IntegrationsOptOut,
     EngageSkipped,
+    /// Its contact is on the suppression list. Not decided here: the list is none of the event's.
+    Suppressed,
     Tombstone,
 }
 
 impl Filtered {
-    pub const ALL: [Filtered; 4] =
-        [Filtered::NotIdentify, Filtered::IntegrationsOptOut, Filtered::EngageSkipped, Filtered::Tombstone];
+    pub const ALL: [Filtered; 5] = [
+        Filtered::NotIdentify,
+        Filtered::IntegrationsOptOut,
+        Filtered::EngageSkipped,
+        Filtered::Suppressed,
+        Filtered::Tombstone,
+    ];
 
     /// The word for it in metrics, logs and on the command line.
     pub const fn as_str(self) -> &'static str {
@@ -78,6 +85,7 @@ impl Filtered {
             Filtered::NotIdentify => "not_identify",
             Filtered::IntegrationsOptOut => "integrations_opt_out",
             Filtered::EngageSkipped => "engage_skipped",
+            Filtered::Suppressed => "suppressed",
             Filtered::Tombstone => "tombstone",
         }
     }
@@ -90,6 +98,7 @@ impl Filtered {
                 "its integrations switch Nat off (identify.honour_integrations = false ignores that)"
             }
             Filtered::EngageSkipped => "it comes from Engage, and engage = \"skip\"",
+            Filtered::Suppressed => "its contact is on the suppression list (suppress.file)",
             Filtered::Tombstone => "a record without a value deletes a key; it is no event",
         }
     }

@@ -1,0 +1,139 @@
+//! `forget`: takes back that a contact was delivered, by tombstones in the delivered topic. What else holds something of that
+//! person is told.
+
+use std::process::ExitCode;
+use std::sync::mpsc::channel;
+use std::time::Duration;
+
+use clap::Args;
+use rdkafka::message::OwnedHeaders;
+use serde_json::json;
+
+use super::known::{Delivery, Known, What};
+use super::tell::{self, unattributed};
+use super::{email, print};
+use crate::cli::time::shown;
+use crate::cli::{CommandError, STOPPED, SettingsArgs, load, start_logs};
+use crate::config::{Config, Log};
+use crate::kafka::{Ack, AckingProducer, KafkaProblem, OutgoingRecord, producer_config};
+
+/// How long the brokers may take for the tombstones.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Forget that a contact was delivered: its next event is sent again
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    nat-destination forget --config nat-destination.toml --contact ada@example.com --dry-run\n  \
+    nat-destination forget --config nat-destination.toml --contact ada@example.com\n  \
+    nat-destination forget --config nat-destination.toml --contact ada@example.com --engage vip_audience\n\n\
+    Instances that run have the entries in memory: they count until each has been restarted. A deletion request takes more \
+    than this, suppress.file first: deploy/privacy.md.")]
+pub struct ForgetArgs {
+    /// The contact's email address; it is hashed here
+    #[arg(long, value_name = "EMAIL", value_parser = email)]
+    contact: String,
+    /// An audience or trait of Engage whose value is to be forgotten, where no event tells of it any more; may be repeated
+    #[arg(long, value_name = "KEY")]
+    engage: Vec<String>,
+    /// Tell what would be forgotten, and write nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// One JSON object: whether it is forgotten, and what was known as `explain --contact --json` tells it
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    settings: SettingsArgs,
+}
+
+pub async fn run(args: ForgetArgs) -> Result<ExitCode, CommandError> {
+    start_logs(&Log { format: "human".into(), level: "error".into() });
+    let config = load(&args.settings)?;
+    let Some(known) = Known::gather(&config, &args.contact, &args.engage).await? else {
+        eprintln!("stopped: nothing is forgotten; run it again");
+        return Ok(ExitCode::from(STOPPED));
+    };
+    if !args.dry_run {
+        let (config, partition, entries) = (config.clone(), known.partition, known.deliveries.clone());
+        let written = tokio::task::spawn_blocking(move || write_tombstones(&config, partition, &entries));
+        written.await.map_err(CommandError::told)?.map_err(CommandError::told)?;
+    }
+    match args.json {
+        true => print(&format!("{}\n", json!({ "forgotten": !args.dry_run, "known": tell::json(&known) }))),
+        false => print(&told(&config, &known, args.dry_run)),
+    }
+}
+
+/// Waits until the brokers have all of them.
+fn write_tombstones(config: &Config, partition: i32, entries: &[Delivery]) -> Result<(), KafkaProblem> {
+    let (sender, acks) = channel();
+    let on_ack = move |ack: Ack<()>| drop(sender.send(ack.result));
+    let producer = AckingProducer::new(&producer_config(config), Box::new(on_ack))?;
+    let topic = config.topics.delivered.as_str();
+    let problem = |cause: String| {
+        let problem = format!("not all entries could be forgotten: {cause}. Run it again");
+        KafkaProblem::Topic { topic: topic.into(), problem }
+    };
+    for entry in entries {
+        let key = &entry.delivered.key.key.0;
+        let (partition, headers) = (Some(partition), OwnedHeaders::new());
+        let record = OutgoingRecord { topic, partition, key: Some(key), value: None, headers };
+        producer.send(record, ()).map_err(|refused| problem(refused.error.to_string()))?;
+    }
+    producer.flush(PATIENCE);
+    for _ in entries {
+        match acks.recv_timeout(Duration::from_secs(1)) {
+            Ok(Ok(_)) => {}
+            Ok(Err(failure)) => return Err(problem(failure.to_string())),
+            Err(_) => return Err(problem("the brokers do not answer".into())),
+        }
+    }
+    Ok(())
+}
+
+fn told(config: &Config, known: &Known, dry_run: bool) -> String {
+    let (contact, partition, count) = (known.contact, known.partition, known.deliveries.len());
+    let would = if dry_run { "would be forgotten" } else { "forgotten" };
+    let entries = if count == 1 { "entry" } else { "entries" };
+    let topic = &config.topics.delivered;
+    let mut text = format!("contact {contact}: {count} {entries} of {topic}, partition {partition}, {would}\n");
+    for delivery in &known.deliveries {
+        let at = shown(delivery.delivered.at);
+        text += &match &delivery.what {
+            What::Visit(day) => format!("  the visit of {day}, delivered {at}\n"),
+            What::Engage { key, .. } => format!("  the value of {key} (Engage), delivered {at}\n"),
+        };
+    }
+    text += &unattributed(known);
+    if count > 0 && !dry_run {
+        text += &format!(
+            "\nInstances that run have them in memory: they count until the instance that has partition {partition} has been \
+             restarted. Restart all of them, one after the other.\n"
+        );
+    }
+    text + &what_else(config, known)
+}
+
+fn what_else(config: &Config, known: &Known) -> String {
+    let kept = |time| humantime::format_duration(time).to_string();
+    let suppressed = match known.suppressed {
+        Some(true) => "it is on the suppression list: nothing more of it is delivered.".to_owned(),
+        _ => format!(
+            "it is not on the suppression list: its next event is delivered, and remembered. To prevent that, put {} into \
+             suppress.file first.",
+            known.contact.whole()
+        ),
+    };
+    format!(
+        "\nWhat else there is of this contact:\n  \
+         {suppressed}\n  \
+         {}: records with its address as the key: {}; the topic's retention ends them (topics.queue_retention = {}).\n  \
+         {}: dead letters: {}; the topic's retention ends them (topics.dead_letter_retention = {}).\n  \
+         The source topics, and Nat.app itself, are not this program's.\n",
+        config.topics.queue,
+        known.queued.len(),
+        kept(config.topics.queue_retention),
+        config.topics.dead_letter,
+        known.letters.len(),
+        kept(config.topics.dead_letter_retention),
+    )
+}

@@ -1,0 +1,391 @@
+//! What Kafka holds of one contact. Keys of the delivered topic are hashes that nobody can turn back, so they are reckoned:
+//! of every day that the rules allow, and of every Engage key that an event of the contact tells of.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use jiff::civil::Date;
+use jiff::{SignedDuration, Timestamp};
+use rdkafka::message::{Message, OwnedMessage};
+
+use super::letter::{Event, Letter, event_of};
+use crate::cli::progress::Progress;
+use crate::cli::{CommandError, Stopped, interruptible};
+use crate::config::Config;
+use crate::dead_letter::Origin;
+use crate::dedup::{Change, Contact, Delivered, Key, Kind, Tried};
+use crate::kafka::{self, KafkaProblem, Next, Range, RangeReader};
+use crate::poison::contained;
+use crate::segment::{EngageMode, Rules};
+use crate::suppress::SuppressList;
+
+/// All of it.
+#[derive(Debug)]
+pub struct Known {
+    pub contact: Contact,
+    pub partition: i32,
+    /// `None`: there is no list.
+    pub suppressed: Option<bool>,
+    /// By queue offset.
+    pub queued: BTreeMap<i64, Queued>,
+    pub deliveries: Vec<Delivery>,
+    pub letters: Vec<Letter>,
+    /// Engage entries of the partition whose queue record has gone, so that nobody can tell whose they are.
+    pub unattributed: u64,
+}
+
+/// A record of the queue.
+#[derive(Debug)]
+pub struct Queued {
+    /// When it came into the queue, Unix milliseconds.
+    pub at: i64,
+    pub origin: Option<Origin<'static>>,
+    pub event: Event,
+    pub state: State,
+    pub tried: Option<Tried>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// It is what was delivered.
+    Delivered,
+    /// Its offset is not committed.
+    Waiting,
+    /// Likewise, but what it says has been delivered already.
+    Duplicate,
+    /// A duplicate, filtered, or a dead letter.
+    Settled,
+}
+
+/// An entry of the delivered topic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Delivery {
+    pub delivered: Delivered,
+    pub what: What,
+    /// Not older than `dedup.retention`.
+    pub remembered: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum What {
+    Visit(Date),
+    Engage {
+        key: String,
+        /// `None`: only its hash is known.
+        value: Option<String>,
+    },
+}
+
+/// What is read, fixed before.
+struct Ranges {
+    partition: i32,
+    /// First offset of the queue partition that is not settled.
+    frontier: i64,
+    queue: Range,
+    delivered: Range,
+    letters: Vec<Range>,
+}
+
+impl Known {
+    /// Reads it all; `None` if told to stop. `engage`: keys that no event tells of any more.
+    pub async fn gather(config: &Config, email: &str, engage: &[String]) -> Result<Option<Known>, CommandError> {
+        let list = config.suppress_file.as_deref().map(SuppressList::read).transpose().map_err(CommandError::told)?;
+        let ranges = ranges(config, email).await.map_err(CommandError::told)?;
+        let (config, email, engage) = (config.clone(), email.to_owned(), engage.to_owned());
+        interruptible(move |stopped| {
+            let total = [&ranges.queue, &ranges.delivered].into_iter().chain(&ranges.letters).map(Range::length).sum();
+            let progress = Progress::new("reading", "records", total);
+            let mut reading = Reading { config: &config, email: &email, stopped, progress, done: 0 };
+            reading.all(ranges, engage, list.as_ref()).map_err(CommandError::told)
+        })
+        .await
+    }
+
+    /// What concerns this day; Engage values have none, and stay.
+    pub fn of_day(mut self, day: Date) -> Known {
+        self.queued.retain(|_, queued| queued.event.day == Some(day));
+        self.deliveries.retain(|delivery| !matches!(delivery.what, What::Visit(other) if other != day));
+        self.letters.retain(|letter| letter.event.day == Some(day));
+        self
+    }
+
+    /// Of these states, in the order of the queue.
+    pub fn in_state(&self, states: &'static [State]) -> impl Iterator<Item = (i64, &Queued)> {
+        let queued = self.queued.iter().map(|(offset, queued)| (*offset, queued));
+        queued.filter(|(_, queued)| states.contains(&queued.state))
+    }
+}
+
+async fn ranges(config: &Config, email: &str) -> Result<Ranges, KafkaProblem> {
+    let topics = &config.topics;
+    let partitions = kafka::partitions(config, &topics.queue).await?.len();
+    let partition = kafka::partition_of(email.as_bytes(), i32::try_from(partitions).unwrap_or(i32::MAX));
+    let place = |topic: &str| (topic.to_owned(), partition);
+    let (queue, delivered) = (place(&topics.queue), place(&topics.delivered));
+    // Before the ends: what is settled meanwhile is then found as delivered.
+    let committed = kafka::committed(config, &topics.deliver_group, vec![queue.clone()]).await?;
+    let ends = kafka::ends(config, vec![queue.clone(), delivered.clone()]).await?;
+    let range = |place: kafka::TopicPartition| {
+        let (begin, end) = ends.get(&place).copied().unwrap_or_default();
+        Range { place, begin, end }
+    };
+    Ok(Ranges {
+        partition,
+        frontier: committed.get(&queue).copied().unwrap_or_default(),
+        queue: range(queue),
+        delivered: range(delivered),
+        letters: kafka::whole(config, &topics.dead_letter).await?,
+    })
+}
+
+struct Reading<'a> {
+    config: &'a Config,
+    email: &'a str,
+    stopped: &'a Stopped,
+    progress: Progress,
+    done: u64,
+}
+
+/// The delivered topic's partition, as far as it may be this contact's.
+#[derive(Default)]
+struct Changes {
+    delivered: HashMap<Key, Delivered>,
+    tried: HashMap<i64, Tried>,
+    /// Engage entries of records that the queue holds no more.
+    orphans: HashSet<Key>,
+}
+
+impl Reading<'_> {
+    fn all(
+        &mut self,
+        ranges: Ranges,
+        named: Vec<String>,
+        list: Option<&SuppressList>,
+    ) -> Result<Option<Known>, KafkaProblem> {
+        let oldest = ranges.queue.begin;
+        let mut queued = BTreeMap::new();
+        let mut letters = Vec::new();
+        let rules = &self.config.rules;
+        let email = self.email;
+        let mut whole = self.each(vec![ranges.queue], |message| {
+            if message.key() == Some(email.as_bytes()) {
+                queued.insert(message.offset(), Queued::of(&message, rules, email));
+            }
+        })?;
+        whole &= self.each(ranges.letters, |message| letters.extend(Letter::of(&message, rules, email)))?;
+        let events = queued.values().map(|queued| &queued.event).chain(letters.iter().map(|letter| &letter.event));
+        let engage: Vec<(String, String)> = events.filter_map(|event| event.engage.clone()).collect();
+        let whats = whats(rules, email, engage.iter().map(|(key, _)| key.clone()).chain(named), Timestamp::now());
+        let mut changes = Changes::default();
+        whole &= self.each(vec![ranges.delivered], |message| changes.take(&message, &whats, oldest))?;
+        if !whole {
+            return Ok(None);
+        }
+        let deliveries = changes.deliveries(&whats, &engage, self.config);
+        for (offset, queued) in &mut queued {
+            queued.state = state(*offset, &queued.event, rules, ranges.frontier, &deliveries);
+            let tried = changes.tried.remove(offset);
+            queued.tried = tried.filter(|tried| queued.state == State::Waiting && tried.last >= queued.at);
+        }
+        let contact = Contact::of(email);
+        Ok(Some(Known {
+            contact,
+            partition: ranges.partition,
+            suppressed: list.map(|list| list.holds(&contact)),
+            queued,
+            deliveries,
+            letters,
+            unattributed: changes.orphans.len() as u64,
+        }))
+    }
+
+    /// False if told to stop.
+    fn each(&mut self, ranges: Vec<Range>, mut take: impl FnMut(OwnedMessage)) -> Result<bool, KafkaProblem> {
+        let mut reader = RangeReader::new(self.config, ranges)?;
+        while !self.stopped.is_so() {
+            match reader.next()? {
+                Next::Record(message) => take(*message),
+                Next::Idle => {}
+                Next::End => {
+                    self.done += reader.total();
+                    return Ok(true);
+                }
+            }
+            self.progress.at(self.done + reader.done());
+        }
+        Ok(false)
+    }
+}
+
+/// Every key that an entry of this contact can have, and what it stands for.
+fn whats(rules: &Rules, email: &str, engage: impl Iterator<Item = String>, now: Timestamp) -> HashMap<Key, What> {
+    let ahead = SignedDuration::try_from(rules.max_ahead).unwrap_or(SignedDuration::MAX);
+    let day = |time: Timestamp| rules.zone.to_datetime(time).date();
+    let last = day(now.checked_add(ahead).unwrap_or(Timestamp::MAX));
+    let days = std::iter::successors(Some(day(rules.oldest)), |day| day.tomorrow().ok());
+    let visits = days.take_while(|day| *day <= last).map(|day| (Key::of_visit(email, day), What::Visit(day)));
+    let engage = engage.map(|key| (Key::of_engage(email, &key), What::Engage { key, value: None }));
+    visits.chain(engage).collect()
+}
+
+fn state(offset: i64, event: &Event, rules: &Rules, frontier: i64, deliveries: &[Delivery]) -> State {
+    // Of a queue made anew, whose offsets begin again, the place alone does not tell.
+    let is_it = |delivery: &Delivery| {
+        let same = match &delivery.what {
+            What::Engage { key, .. } => event.engage.as_ref().is_some_and(|(of, _)| of == key),
+            What::Visit(day) => event.day == Some(*day),
+        };
+        same && delivery.delivered.queue_offset == offset
+    };
+    if deliveries.iter().any(is_it) {
+        return State::Delivered;
+    }
+    let says_the_same = |delivery: &Delivery| match (&delivery.what, &event.engage) {
+        (What::Engage { key, value }, Some((of, is))) if rules.engage == EngageMode::Changes => {
+            key == of && value.as_deref() == Some(is.trim())
+        }
+        (What::Visit(day), None) => event.day == Some(*day),
+        (What::Visit(day), Some(_)) => rules.engage == EngageMode::Daily && event.day == Some(*day),
+        _ => false,
+    };
+    match offset >= frontier {
+        true if deliveries.iter().any(|delivery| delivery.remembered && says_the_same(delivery)) => State::Duplicate,
+        true => State::Waiting,
+        false => State::Settled,
+    }
+}
+
+impl Queued {
+    fn of(message: &OwnedMessage, rules: &Rules, email: &str) -> Queued {
+        let at = message.timestamp().to_millis().unwrap_or_default();
+        let headers = message.headers().map(kafka::headers_of).unwrap_or_default();
+        let read = || message.payload().and_then(|value| event_of(value, rules, at, email));
+        let event = contained(read).ok().flatten().unwrap_or_default();
+        Queued { at, origin: Origin::of(&headers), event, state: State::Settled, tried: None }
+    }
+}
+
+impl Changes {
+    fn take(&mut self, message: &OwnedMessage, whats: &HashMap<Key, What>, oldest: i64) {
+        let key = message.key().unwrap_or_default();
+        match message.payload().map(|value| Change::decode(key, value)) {
+            Some(Ok(Change::Delivered(delivered))) => {
+                let key = delivered.key.key;
+                if whats.contains_key(&key) {
+                    self.delivered.insert(key, delivered);
+                } else if matches!(delivered.key.kind, Kind::Engage { .. }) {
+                    let gone = delivered.queue_offset < oldest;
+                    if gone {
+                        self.orphans.insert(key)
+                    } else {
+                        self.orphans.remove(&key)
+                    };
+                }
+            }
+            Some(Ok(Change::Tried(tried))) => drop(self.tried.insert(tried.queue_offset, tried)),
+            Some(Err(_)) => {}
+            None => {
+                if let Ok(key) = key.try_into().map(Key) {
+                    self.delivered.remove(&key);
+                    self.orphans.remove(&key);
+                }
+            }
+        }
+    }
+
+    /// With the values of those whose hash is one of an event's.
+    fn deliveries(&self, whats: &HashMap<Key, What>, engage: &[(String, String)], config: &Config) -> Vec<Delivery> {
+        let retention = i64::try_from(config.dedup_retention.as_millis()).unwrap_or(i64::MAX);
+        let horizon = Timestamp::now().as_millisecond().saturating_sub(retention);
+        let usual = ["true", "false"].map(str::to_owned);
+        let mut deliveries: Vec<Delivery> = Vec::new();
+        for (key, delivered) in &self.delivered {
+            let Some(what) = whats.get(key) else { continue };
+            let what = match what {
+                What::Engage { key, .. } => {
+                    let mut values = engage.iter().filter(|(of, _)| of == key).map(|(_, value)| value).chain(&usual);
+                    let value = values.find(|value| Kind::of_value(value) == delivered.key.kind);
+                    What::Engage { key: key.clone(), value: value.map(|value| value.trim().to_owned()) }
+                }
+                What::Visit(day) => What::Visit(*day),
+            };
+            deliveries.push(Delivery { delivered: *delivered, what, remembered: delivered.at >= horizon });
+        }
+        deliveries.sort_by_key(|delivery| (delivery.delivered.at, delivery.delivered.queue_offset));
+        deliveries
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_day_that_the_rules_allow_and_every_engage_key_is_reckoned() {
+        let rules = Rules { oldest: "2026-11-01T00:00:00Z".parse().expect("a time"), ..Rules::default() };
+        let now: Timestamp = "2026-11-26T12:00:00Z".parse().expect("a time");
+        let whats = whats(&rules, "ada@example.com", ["vip".to_owned()].into_iter(), now);
+        let day = |text: &str| text.parse::<Date>().expect("a day");
+        let has = |text| whats.contains_key(&Key::of_visit("ada@example.com", day(text)));
+        assert!(has("2026-11-01") && has("2026-11-27") && !has("2026-10-31") && !has("2026-11-28"));
+        assert!(whats.contains_key(&Key::of_engage("ada@example.com", "vip")));
+        assert_eq!(whats.len(), 28);
+    }
+
+    #[test]
+    fn the_last_change_counts_and_engage_entries_without_a_record_are_nobodys() {
+        let whats = whats(&Rules::default(), "ada@example.com", ["vip".to_owned()].into_iter(), Timestamp::now());
+        let record = |key: Key, value: Option<Vec<u8>>| {
+            let timestamp = rdkafka::Timestamp::NotAvailable;
+            OwnedMessage::new(value, Some(key.0.to_vec()), "delivered".into(), timestamp, 0, 0, None)
+        };
+        let entry = |key: Key, queue_offset: i64| {
+            let key = crate::dedup::DedupKey { key, kind: Kind::of_value("true") };
+            record(key.key, Some(Delivered { key, at: 0, queue_offset, place: Default::default() }.encode()))
+        };
+        let (vip, other) = (Key::of_engage("ada@example.com", "vip"), Key::of_engage("ada@example.com", "other"));
+        let mut changes = Changes::default();
+        let mut after = |message: OwnedMessage| {
+            changes.take(&message, &whats, 100);
+            (changes.delivered.len(), changes.orphans.len())
+        };
+        assert_eq!(after(entry(vip, 5)), (1, 0));
+        assert_eq!(after(entry(other, 5)), (1, 1));
+        assert_eq!(after(entry(other, 100)), (1, 0), "the record is there: another contact's, or it would be known");
+        assert_eq!(after(entry(other, 99)), (1, 1));
+        assert_eq!(after(record(other, None)), (1, 0));
+        assert_eq!(after(record(vip, None)), (0, 0));
+        assert_eq!(after(record(vip, Some(b"newer".to_vec()))), (0, 0));
+    }
+
+    #[test]
+    fn what_a_record_says_again_is_a_duplicate_and_anything_else_waits() {
+        let day: Date = "2026-11-20".parse().expect("a day");
+        let delivered = |kind| Delivered {
+            key: crate::dedup::DedupKey { key: Key([0; 16]), kind },
+            at: 0,
+            queue_offset: 3,
+            place: Default::default(),
+        };
+        let visit = Delivery { delivered: delivered(Kind::Visit), what: What::Visit(day), remembered: true };
+        let what = What::Engage { key: "vip".into(), value: Some("true".into()) };
+        let engage = Delivery { delivered: delivered(Kind::of_value("true")), what, remembered: true };
+        let event = |day: Option<Date>, value: Option<&str>| Event {
+            day,
+            engage: value.map(|value| ("vip".to_owned(), value.to_owned())),
+        };
+        let rules = Rules::default();
+        let state = |offset, event: &Event, delivery: &Delivery| {
+            super::state(offset, event, &rules, 5, std::slice::from_ref(delivery))
+        };
+        assert_eq!(state(3, &event(Some(day), None), &visit), State::Delivered);
+        assert_eq!(state(3, &event(day.tomorrow().ok(), None), &visit), State::Settled);
+        assert_eq!(state(4, &event(Some(day), None), &visit), State::Settled);
+        assert_eq!(state(5, &event(Some(day), None), &visit), State::Duplicate);
+        assert_eq!(state(5, &event(day.tomorrow().ok(), None), &visit), State::Waiting);
+        assert_eq!(state(5, &event(Some(day), Some("true")), &visit), State::Waiting);
+        assert_eq!(state(5, &event(Some(day), Some("true")), &engage), State::Duplicate);
+        assert_eq!(state(5, &event(Some(day), Some("false")), &engage), State::Waiting);
+        let forgotten = Delivery { remembered: false, ..visit };
+        assert_eq!(state(5, &event(Some(day), None), &forgotten), State::Waiting);
+    }
+}

@@ -1,0 +1,114 @@
+//! One dead letter, as far as it concerns a contact: whose it is, what became of it. Never its body.
+
+use jiff::Timestamp;
+use jiff::civil::Date;
+use rdkafka::message::{Message, OwnedMessage};
+
+use crate::dead_letter::origin::SOURCE;
+use crate::dead_letter::{Origin, header};
+use crate::kafka::{Headers, headers_of};
+use crate::poison::contained;
+use crate::segment::{self, Outcome, Reading, Rules};
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Letter {
+    pub partition: i32,
+    pub offset: i64,
+    /// Unix milliseconds.
+    pub at: i64,
+    pub reason: Option<String>,
+    pub status: Option<String>,
+    pub attempts: Option<String>,
+    pub origin: Option<Origin<'static>>,
+    pub event: Event,
+}
+
+/// What of an event tells which entry is its.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Event {
+    /// `None`: its time is not usable.
+    pub day: Option<Date>,
+    /// Key and raw value.
+    pub engage: Option<(String, String)>,
+}
+
+impl Letter {
+    /// `None`: it is another contact's, or nobody's.
+    pub fn of(message: &OwnedMessage, rules: &Rules, email: &str) -> Option<Letter> {
+        let value = message.payload()?;
+        let at = message.timestamp().to_millis().unwrap_or_default();
+        let event = contained(|| event_of(value, rules, at, email)).ok().flatten()?;
+        let headers = message.headers().map(headers_of).unwrap_or_default();
+        Some(Letter {
+            partition: message.partition(),
+            offset: message.offset(),
+            at,
+            reason: text(&headers, header::REASON),
+            status: text(&headers, header::STATUS),
+            attempts: text(&headers, header::ATTEMPTS),
+            origin: text(&headers, SOURCE).and_then(|source| Origin::parse(&source)),
+            event,
+        })
+    }
+}
+
+/// The last header of that name: ours stand behind the original ones.
+fn text(headers: &Headers, name: &str) -> Option<String> {
+    let (_, value) = headers.iter().rev().find(|(header, _)| header == name)?;
+    String::from_utf8(value.clone()?).ok()
+}
+
+/// The first of a record's events that is this contact's. What deliver wrote is a bare event; what ingest wrote is the source
+/// record, in its framing, its envelope or its batch.
+pub fn event_of(value: &[u8], rules: &Rules, at: i64, email: &str) -> Option<Event> {
+    let now = Timestamp::from_millisecond(at).unwrap_or(Timestamp::UNIX_EPOCH);
+    if let Some(event) = if_of(segment::classify(rules, value, now), email) {
+        return Some(event);
+    }
+    match segment::read(rules, Some(value), now) {
+        Reading::One { outcome, .. } => if_of(outcome, email),
+        Reading::Batch(items) => items.iter().find_map(|item| if_of(segment::classify(rules, item, now), email)),
+    }
+}
+
+fn if_of(outcome: Outcome<'_>, wanted: &str) -> Option<Event> {
+    match outcome {
+        Outcome::Identify(identify) if identify.email == wanted => {
+            let engage = identify.engage.map(|engage| (engage.key.into_owned(), engage.value.to_owned()));
+            Some(Event { day: Some(identify.day), engage })
+        }
+        Outcome::Invalid { email: Some(email), .. } if email == wanted => Some(Event::default()),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const AT: i64 = 1_764_200_000_000;
+
+    #[test]
+    fn a_contacts_event_is_found_bare_in_an_envelope_and_in_a_batch() {
+        let event = r#"{"type":"identify","timestamp":"2025-11-20T08:00:00Z","email":"Ada@example.com"}"#;
+        let rules = Rules { envelope: vec!["httpPayload".into()], ..Rules::default() };
+        let wrapped = format!(r#"{{"httpPayload":{event}}}"#);
+        let batch = format!(r#"{{"httpPayload":{{"batch":[{{"type":"track"}},{event}]}}}}"#);
+        for value in [event, &wrapped, &batch] {
+            let found = event_of(value.as_bytes(), &rules, AT, "ada@example.com");
+            assert_eq!(
+                found.and_then(|event| event.day).map(|day| day.to_string()),
+                Some("2025-11-20".into()),
+                "{value}"
+            );
+            assert_eq!(event_of(value.as_bytes(), &rules, AT, "bob@example.com"), None);
+        }
+    }
+
+    #[test]
+    fn one_without_a_usable_time_is_its_contacts_all_the_same() {
+        let event = br#"{"type":"identify","email":"ada@example.com"}"#;
+        assert_eq!(event_of(event, &Rules::default(), AT, "ada@example.com"), Some(Event::default()));
+        assert_eq!(event_of(b"\xff", &Rules::default(), AT, "ada@example.com"), None);
+    }
+}

@@ -1,0 +1,222 @@
+//! What is known of a contact, in words and as JSON. Hashes, places and times; no event's body, no address.
+
+use serde_json::{Value, json};
+
+use super::known::{Delivery, Known, Queued, State, What};
+use super::letter::{Event, Letter};
+use crate::cli::table::table;
+use crate::cli::time::shown;
+use crate::config::Config;
+use crate::dead_letter::Origin;
+
+const ON_ITS_WAY: &[State] = &[State::Waiting, State::Duplicate];
+
+/// For people.
+pub fn words(config: &Config, known: &Known) -> String {
+    let mut text = format!(
+        "contact {} ({}), partition {} of {} and {}\n",
+        known.contact,
+        known.contact.whole(),
+        known.partition,
+        config.topics.queue,
+        config.topics.delivered
+    );
+    text += match known.suppressed {
+        Some(true) => "suppressed: its events are filtered (suppress.file)\n",
+        Some(false) => "not suppressed: it is not on the list (suppress.file)\n",
+        None => "not suppressed: there is no list (suppress.file)\n",
+    };
+    text += &section("delivered", &["day", "at", "queue offset", "from", ""], &[2], visits(known));
+    text +=
+        &section("Engage values delivered", &["key", "value", "at", "queue offset", "from", ""], &[3], engage(known));
+    let head = ["queue offset", "since", "day", "Engage", "attempts", "last attempt", "from", ""];
+    text += &section("waiting", &head, &[0, 4], known.in_state(ON_ITS_WAY).map(waiting).collect());
+    let head = ["place", "at", "reason", "status", "attempts", "day", "Engage", "from"];
+    text += &section("dead letters", &head, &[4], known.letters.iter().map(letter).collect());
+    text + &remarks(known)
+}
+
+fn section(title: &str, head: &[&str], right: &[usize], rows: Vec<Vec<String>>) -> String {
+    if rows.is_empty() {
+        return format!("\n{title}: nothing\n");
+    }
+    let table = table(head, right, &rows);
+    let lines: String = table.lines().map(|line| format!("  {line}\n")).collect();
+    format!("\n{title}:\n{lines}")
+}
+
+fn remarks(known: &Known) -> String {
+    let mut text = String::from("\n");
+    let settled = known.in_state(&[State::Settled]).count();
+    if settled > 0 {
+        text += &format!(
+            "{settled} more of its records in the queue are settled: duplicates, filtered, dead letters, or delivered and \
+             forgotten since.\n"
+        );
+    }
+    if known.deliveries.is_empty() && known.queued.is_empty() && known.letters.is_empty() {
+        text += "Nothing is known of this contact. What was filtered, and what the topics have deleted since, leaves no \
+                 trace; what is in the source topics and not in the queue yet is not looked at.\n";
+    }
+    text + &unattributed(known)
+}
+
+/// What cannot be told, and how it could be.
+pub fn unattributed(known: &Known) -> String {
+    match known.unattributed {
+        0 => String::new(),
+        count => format!(
+            "{count} Engage entries of this partition came from records that the queue holds no more: whose they are cannot be \
+             told from their hashes. Name the audience or trait to look for it: --engage KEY.\n"
+        ),
+    }
+}
+
+fn visits(known: &Known) -> Vec<Vec<String>> {
+    let row = |delivery: &Delivery| match &delivery.what {
+        What::Visit(day) => Some([vec![day.to_string()], of_delivery(known, delivery)].concat()),
+        What::Engage { .. } => None,
+    };
+    known.deliveries.iter().filter_map(row).collect()
+}
+
+fn engage(known: &Known) -> Vec<Vec<String>> {
+    let row = |delivery: &Delivery| match &delivery.what {
+        What::Engage { key, value } => {
+            let value = value.clone().unwrap_or_else(|| "(only its hash is known)".into());
+            Some([vec![key.clone(), value], of_delivery(known, delivery)].concat())
+        }
+        What::Visit(_) => None,
+    };
+    known.deliveries.iter().filter_map(row).collect()
+}
+
+fn of_delivery(known: &Known, delivery: &Delivery) -> Vec<String> {
+    let offset = delivery.delivered.queue_offset;
+    let from = record_of(known, delivery).map_or("(the queue holds it no more)".into(), from);
+    let forgotten = if delivery.remembered { "" } else { "older than dedup.retention: counts no more" };
+    vec![shown(delivery.delivered.at), offset.to_string(), from, forgotten.into()]
+}
+
+/// The queue record that was delivered, if it is there still.
+fn record_of<'a>(known: &'a Known, delivery: &Delivery) -> Option<&'a Queued> {
+    known.queued.get(&delivery.delivered.queue_offset).filter(|queued| queued.state == State::Delivered)
+}
+
+fn waiting((offset, queued): (i64, &Queued)) -> Vec<String> {
+    let tried = queued.tried.as_ref();
+    vec![
+        offset.to_string(),
+        shown(queued.at),
+        day(&queued.event),
+        engage_of(&queued.event),
+        tried.map_or_else(|| "0".into(), |tried| tried.attempts.to_string()),
+        tried.map_or_else(|| "-".into(), |tried| shown(tried.last)),
+        from(queued),
+        if queued.state == State::Duplicate { "a duplicate: it is not sent".into() } else { String::new() },
+    ]
+}
+
+fn letter(letter: &Letter) -> Vec<String> {
+    let or_dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".into());
+    vec![
+        format!("{}:{}", letter.partition, letter.offset),
+        shown(letter.at),
+        or_dash(&letter.reason),
+        or_dash(&letter.status),
+        or_dash(&letter.attempts),
+        day(&letter.event),
+        engage_of(&letter.event),
+        letter.origin.as_ref().map_or_else(|| "-".into(), place_of),
+    ]
+}
+
+fn day(event: &Event) -> String {
+    event.day.map_or_else(|| "-".into(), |day| day.to_string())
+}
+
+fn engage_of(event: &Event) -> String {
+    event.engage.as_ref().map_or_else(|| "-".into(), |(key, value)| format!("{key}={value}"))
+}
+
+/// `topic 1:77`, the source record, and the road where it was not ingest's.
+fn from(queued: &Queued) -> String {
+    queued.origin.as_ref().map_or_else(|| "another program".into(), place_of)
+}
+
+fn place_of(origin: &Origin<'_>) -> String {
+    let item = origin.item.map(|item| format!(" item {item}")).unwrap_or_default();
+    let road = origin.road.map(|road| format!(" ({})", road.as_str())).unwrap_or_default();
+    format!("{} {}:{}{item}{road}", origin.topic, origin.partition, origin.offset)
+}
+
+/// For programs.
+pub fn json(known: &Known) -> Value {
+    let events =
+        |states| known.in_state(states).map(|(offset, queued)| queued_json(offset, queued)).collect::<Vec<_>>();
+    json!({
+        "contact": known.contact.to_string(),
+        "hash": known.contact.whole(),
+        "partition": known.partition,
+        "suppressed": known.suppressed,
+        "delivered": known.deliveries.iter().map(|delivery| delivery_json(known, delivery)).collect::<Vec<_>>(),
+        "waiting": events(ON_ITS_WAY),
+        "dead_letters": known.letters.iter().map(letter_json).collect::<Vec<_>>(),
+        "settled_otherwise": known.in_state(&[State::Settled]).count(),
+        "engage_entries_of_nobody_known": known.unattributed,
+    })
+}
+
+fn delivery_json(known: &Known, delivery: &Delivery) -> Value {
+    let (day, key, value) = match &delivery.what {
+        What::Visit(day) => (Some(day.to_string()), None, None),
+        What::Engage { key, value } => (None, Some(key), value.as_ref()),
+    };
+    json!({
+        "day": day,
+        "engage_key": key,
+        "engage_value": value,
+        "at": shown(delivery.delivered.at),
+        "queue_offset": delivery.delivered.queue_offset,
+        "remembered": delivery.remembered,
+        "from": record_of(known, delivery).and_then(|queued| queued.origin.as_ref()).map(place_json),
+    })
+}
+
+fn queued_json(offset: i64, queued: &Queued) -> Value {
+    json!({
+        "queue_offset": offset,
+        "since": shown(queued.at),
+        "day": queued.event.day.map(|day| day.to_string()),
+        "engage_key": queued.event.engage.as_ref().map(|(key, _)| key),
+        "engage_value": queued.event.engage.as_ref().map(|(_, value)| value),
+        "duplicate": queued.state == State::Duplicate,
+        "attempts": queued.tried.as_ref().map_or(0, |tried| tried.attempts),
+        "last_attempt": queued.tried.as_ref().map(|tried| shown(tried.last)),
+        "from": queued.origin.as_ref().map(place_json),
+    })
+}
+
+fn letter_json(letter: &Letter) -> Value {
+    json!({
+        "partition": letter.partition,
+        "offset": letter.offset,
+        "at": shown(letter.at),
+        "reason": letter.reason,
+        "status": letter.status,
+        "attempts": letter.attempts,
+        "day": letter.event.day.map(|day| day.to_string()),
+        "engage_key": letter.event.engage.as_ref().map(|(key, _)| key),
+        "from": letter.origin.as_ref().map(place_json),
+    })
+}
+
+fn place_json(origin: &Origin<'_>) -> Value {
+    json!({
+        "topic": origin.topic,
+        "partition": origin.partition,
+        "offset": origin.offset,
+        "item": origin.item,
+        "road": origin.road.map(|road| road.as_str()),
+    })
+}
