@@ -60,6 +60,7 @@ impl Service {
         let (deliver_sender, deliver) = watch::channel(StageStatus::starting());
         let served = (Arc::clone(&metrics), ingest.clone(), deliver.clone());
         let admin = admin::serve(config.admin_listen, served.0, served.1, served.2, config.watchdog_timeout).await?;
+        let mut partitions = None;
         if verify_topics {
             let topics = kafka::verify_source(&config).await?;
             tracing::info!(?topics, "source topics");
@@ -68,6 +69,7 @@ impl Service {
                 let what = if report.created { "created" } else { "there" };
                 tracing::info!(topic = report.topic, partitions = report.partitions, "topic {what}");
             }
+            partitions = Some(verified.partitions);
             config.topics.batch_bytes = verified.batch_bytes.unwrap_or(config.topics.batch_bytes);
             tracing::debug!(bytes = config.topics.batch_bytes, "no batch of several records is larger");
         }
@@ -85,7 +87,7 @@ impl Service {
         let deliver_task = tokio::spawn(deliver::run(to, with, client, deliver_sender, stop.clone(), at_deliver));
         let watchdog = tokio::spawn(watchdog::watch(watched.into(), config.watchdog_timeout));
         let stages = vec![ingest.clone(), deliver.clone()];
-        let lag_watch = lag::watch(Arc::clone(&config), Arc::clone(&metrics), stages, stop);
+        let lag_watch = lag::watch(Arc::clone(&config), Arc::clone(&metrics), stages, partitions, stop);
         Ok(Service { metrics, admin, ingest, deliver, config, stopper, ingest_task, deliver_task, watchdog, lag_watch })
     }
 
