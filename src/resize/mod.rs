@@ -24,8 +24,9 @@ pub enum ResizeError {
     Kafka(#[from] KafkaProblem),
     #[error(transparent)]
     Unwilling(#[from] Unwilling),
+    /// `begun`: until it is finished no instance starts.
     #[error("told to stop")]
-    Stopped,
+    Stopped { begun: bool },
 }
 
 /// Who looks on: is told how far it is, and tells when to stop.
@@ -77,7 +78,7 @@ pub fn resize(config: &Config, to: usize, onlooker: &mut dyn Onlooker) -> Result
 }
 
 fn go_on(onlooker: &dyn Onlooker) -> Result<(), ResizeError> {
-    if onlooker.stopped() { Err(ResizeError::Stopped) } else { Ok(()) }
+    if onlooker.stopped() { Err(ResizeError::Stopped { begun: true }) } else { Ok(()) }
 }
 
 /// Says in the layout that a resize is under way, when nothing runs.
@@ -97,7 +98,7 @@ async fn begin(config: &Config, to: usize, onlooker: &mut dyn Onlooker) -> Resul
     onlooker.says(&format!("waiting {} s for instances that may have been starting", JOINING.as_secs()));
     tokio::time::sleep(JOINING).await;
     let refused = match refuse_while_running(config).await {
-        Ok(()) if onlooker.stopped() => ResizeError::Stopped,
+        Ok(()) if onlooker.stopped() => ResizeError::Stopped { begun: false },
         Ok(()) => return Ok((during, resizing)),
         Err(refused) => refused,
     };

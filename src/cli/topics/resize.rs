@@ -29,18 +29,19 @@ pub async fn run(args: ResizeArgs) -> Result<ExitCode, CommandError> {
     let done = interruptible(move |stopped| {
         let mut shown = Shown { stopped, progress: None };
         match resize(&config, to, &mut shown) {
-            Ok(resized) => Ok(Some(resized)),
-            Err(ResizeError::Stopped) => Ok(None),
+            Ok(resized) => Ok(Ok(resized)),
+            Err(ResizeError::Stopped { begun }) => Ok(Err(begun)),
             Err(error) => Err(CommandError::told(error)),
         }
     });
     match done.await? {
-        Some(resized) => {
+        Ok(resized) => {
             tell(&resized);
             Ok(ExitCode::SUCCESS)
         }
-        None => {
-            eprintln!("stopped. Nothing is lost; run the same command again to finish: until then no instance starts");
+        Err(begun) => {
+            let until = if begun { " Until it is done no instance starts." } else { "" };
+            eprintln!("stopped. Nothing is lost; run the same command again to finish it.{until}");
             Ok(ExitCode::from(STOPPED))
         }
     }
