@@ -306,6 +306,21 @@ fn a_running_service_ends_when_partitions_are_added() {
 }
 
 #[test]
+fn a_resize_while_a_tool_writes_into_the_queue_is_refused() {
+    let world = World::new();
+    world.run_until_caught_up(&[]);
+    let mut command = world.command(&["topics", "resize", "--partitions", "6"], &[]);
+    let mut child = command.stderr(Stdio::piped()).spawn().expect("it runs");
+    let mut told = BufReader::new(child.stderr.take().expect("piped")).lines().map_while(Result::ok);
+    assert!(told.any(|line| line.contains("waiting 5 s")));
+    world.send(&world.topic("queue"), Some(0), Some(b"ada@example.com"), Some(b"{}"), &[]);
+    world.flush();
+    assert!(told.any(|line| line.contains("something writes into the topic")));
+    assert_eq!(child.wait().expect("ended").code(), Some(1));
+    assert_eq!(layout(&world), r#"{"version":1,"partitions":3}"#);
+}
+
+#[test]
 fn a_layout_of_a_newer_version_is_an_error() {
     let world = World::new();
     world.run_until_caught_up(&[]);

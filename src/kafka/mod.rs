@@ -22,7 +22,7 @@ pub use grow::grow;
 pub use keying::{Classes, partition_of};
 pub use layout::{Layout, Resizing, added, read_layout, write_layout};
 pub use members::members;
-pub use own::{Inspected, TopicReport, Verified, ensure_layout, inspect, verify_or_create};
+pub use own::{Inspected, TopicReport, Verified, ensure_layout, inspect, verify_keying, verify_or_create};
 pub use producer::{Ack, AckingProducer, OutgoingRecord, PolledProducer, Refused, WriteFailure};
 pub use range::{Next, Range, RangeReader, between, whole};
 pub use topics::{committed, ends, partitions, source_partitions, verify_source, with_records_after};

@@ -11,7 +11,7 @@ use rdkafka::error::RDKafkaErrorCode;
 use super::KafkaProblem;
 use super::clients::{Context, admin_config};
 use super::layout::{Layout, read_layout, write_layout};
-use super::topics::{denied, failed, fetch_metadata, partitions_of};
+use super::topics::{denied, failed, fetch_metadata, partitions, partitions_of};
 use crate::config::Config;
 
 /// What was found or done about one topic.
@@ -108,6 +108,22 @@ pub async fn ensure_layout(config: &Config, queue: usize) -> Result<Layout, Kafk
     let layout = Layout::of(queue);
     write_layout(config, &layout).await?;
     Ok(layout)
+}
+
+/// Whether the queue may be written into: it is keyed as it was made, and no resize is under way. For the tools, which verify
+/// nothing else. A deployment without a layout is taken as it is.
+///
+/// # Errors
+/// What is wrong, and the way out.
+pub async fn verify_keying(config: &Config) -> Result<(), KafkaProblem> {
+    let topics = &config.topics;
+    if partitions_of(&fetch_metadata(config, Some(&topics.layout)).await?, &topics.layout)?.is_none() {
+        return Ok(());
+    }
+    let Some(layout) = read_layout(config).await? else { return Ok(()) };
+    let queue = partitions(config, &topics.queue).await?.len();
+    let delivered = partitions(config, &topics.delivered).await?.len();
+    layout.problem(config, queue, delivered).map_or(Ok(()), Err)
 }
 
 fn admin(config: &Config) -> Result<AdminClient<Context>, KafkaProblem> {

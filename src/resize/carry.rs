@@ -1,8 +1,8 @@
 //! Copies what was delivered to every partition that its contact can be in now. An entry's key is a hash and does not tell
 //! its contact, but the partition that it lies in leaves a few only: those of its class.
 //!
-//! One class at a time is in memory. An Engage value may lie in several of its partitions, copied by an earlier resize: the
-//! one accepted last is the one to copy, so that no partition is left with an older one behind it.
+//! One class at a time is in memory. A key may lie in several of its partitions, copied by an earlier resize: what was said
+//! of it last, wherever, is what is copied, so that no partition is left with an older value, or with what was forgotten.
 
 use std::collections::HashMap;
 
@@ -18,8 +18,16 @@ use crate::kafka::{Classes, Next, Range, RangeReader, Resizing, whole};
 /// The queue offset of a copy: in its new partition it stands before everything.
 const BEFORE_ALL: i64 = -1;
 
-/// What one class remembers, and in which partition each was found last.
-type Entries = HashMap<Key, (Delivered, i32)>;
+type Entries = HashMap<Key, Known>;
+
+/// What was said last of a key, and where.
+struct Known {
+    /// `None`: it was forgotten.
+    delivered: Option<Delivered>,
+    at: i64,
+    queue_offset: i64,
+    partition: i32,
+}
 
 pub fn carry(
     config: &Config,
@@ -42,14 +50,14 @@ pub fn carry(
         let mut reader = RangeReader::new(config, sources.iter().filter(of_class).cloned().collect())?;
         let entries = read(config, &mut reader, done, onlooker, resized)?;
         done += reader.total();
-        for (key, (delivered, found_in)) in entries {
-            resized.entries += 1;
-            let value = Delivered { queue_offset: BEFORE_ALL, ..delivered }.encode();
+        for (key, known) in entries {
+            resized.entries += u64::from(known.delivered.is_some());
+            let value = known.delivered.map(|delivered| Delivered { queue_offset: BEFORE_ALL, ..delivered }.encode());
             for partition in classes.members(class, resizing.to).map(|partition| partition as i32) {
-                if partition != found_in {
-                    let (key, value) = (Some(key.0.as_slice()), Some(value.as_slice()));
-                    writer.write(Some(partition), key, value, OwnedHeaders::new(), onlooker)?;
-                    resized.copies += 1;
+                if partition != known.partition {
+                    let key = Some(key.0.as_slice());
+                    writer.write(Some(partition), key, value.as_deref(), OwnedHeaders::new(), onlooker)?;
+                    resized.copies += u64::from(value.is_some());
                 }
             }
         }
@@ -69,12 +77,19 @@ fn read(
     loop {
         match reader.next()? {
             Next::Record(record) => {
-                let key = record.key().unwrap_or_default();
+                let (key, partition) = (record.key().unwrap_or_default(), record.partition());
                 match (record.payload(), key.try_into()) {
-                    (None, Ok(key)) => drop(entries.remove(&Key(key))),
+                    (None, Ok(key)) => {
+                        let at = record.timestamp().to_millis().unwrap_or(i64::MAX);
+                        take(
+                            &mut entries,
+                            Key(key),
+                            Known { delivered: None, at, queue_offset: BEFORE_ALL, partition },
+                        );
+                    }
                     (Some(value), _) => match Change::decode(key, value) {
                         Ok(Change::Delivered(delivered)) if delivered.at >= oldest => {
-                            take(&mut entries, delivered, record.partition());
+                            take(&mut entries, delivered.key.key, Known::of(delivered, partition));
                         }
                         // Expired, or attempts at an event that is going to be moved: its patience begins anew.
                         Ok(_) => {}
@@ -91,15 +106,22 @@ fn read(
     }
 }
 
-/// The one accepted last; in one partition the later record, as in the restore.
-fn take(entries: &mut Entries, delivered: Delivered, partition: i32) {
-    let key = delivered.key.key;
-    let is_newer = |(known, found_in): &(Delivered, i32)| {
-        (delivered.at, delivered.queue_offset) > (known.at, known.queue_offset)
-            || (*found_in == partition && delivered.queue_offset >= known.queue_offset)
-    };
-    if entries.get(&key).is_none_or(is_newer) {
-        entries.insert(key, (delivered, partition));
+impl Known {
+    fn of(delivered: Delivered, partition: i32) -> Known {
+        let Delivered { at, queue_offset, .. } = delivered;
+        Known { delivered: Some(delivered), at, queue_offset, partition }
+    }
+
+    /// In one partition the later record counts, as in the restore; between two of them, time.
+    fn is_after(&self, other: &Known) -> bool {
+        let is_later = self.delivered.is_none() || self.queue_offset >= other.queue_offset;
+        (self.partition == other.partition && is_later) || (self.at, self.queue_offset) > (other.at, other.queue_offset)
+    }
+}
+
+fn take(entries: &mut Entries, key: Key, found: Known) {
+    if entries.get(&key).is_none_or(|known| found.is_after(known)) {
+        entries.insert(key, found);
     }
 }
 
@@ -115,8 +137,10 @@ mod tests {
         // Copied to 7 by an earlier resize and delivered anew there; 1 still has the old one, whichever is read first.
         let of = |order: [(i64, i64, i32); 2]| {
             let mut entries = Entries::default();
-            order.into_iter().for_each(|(at, offset, partition)| take(&mut entries, entry(at, offset), partition));
-            entries.remove(&key.key).map(|(entry, partition)| (entry.at, partition))
+            order.into_iter().for_each(|(at, offset, partition)| {
+                take(&mut entries, key.key, Known::of(entry(at, offset), partition))
+            });
+            entries.remove(&key.key).map(|known| (known.at, known.partition))
         };
         assert_eq!(of([(100, 40, 1), (200, 3, 7)]), Some((200, 7)));
         assert_eq!(of([(200, 3, 7), (100, 40, 1)]), Some((200, 7)));
@@ -124,5 +148,24 @@ mod tests {
         assert_eq!(of([(200, 41, 1), (100, 40, 1)]), Some((200, 1)));
         // In one partition the queue's order counts, not the clock of whoever owned it.
         assert_eq!(of([(200, 40, 1), (100, 41, 1)]), Some((100, 1)));
+    }
+
+    #[test]
+    fn what_was_forgotten_stays_forgotten_whichever_copy_is_read_first() {
+        let key = DedupKey { key: Key([7; 16]), kind: Kind::Visit };
+        let delivered = |partition| {
+            let place = Place::default();
+            Known::of(Delivered { key, at: 100, queue_offset: 40, place }, partition)
+        };
+        let forgotten = || Known { delivered: None, at: 200, queue_offset: BEFORE_ALL, partition: 1 };
+        for order in [[delivered(7), forgotten()], [forgotten(), delivered(7)], [delivered(1), forgotten()]] {
+            let mut entries = Entries::default();
+            order.into_iter().for_each(|found| take(&mut entries, key.key, found));
+            assert!(entries[&key.key].delivered.is_none());
+        }
+        // Delivered again since then.
+        let mut entries = Entries::default();
+        [forgotten(), delivered(1)].into_iter().for_each(|found| take(&mut entries, key.key, found));
+        assert!(entries[&key.key].delivered.is_some());
     }
 }

@@ -11,10 +11,11 @@ mod plan;
 mod rekey;
 mod write;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::config::Config;
-use crate::kafka::{self, KafkaProblem, Layout, Resizing};
+use crate::kafka::{self, KafkaProblem, Layout, Resizing, TopicPartition};
 
 pub use plan::Unwilling;
 
@@ -94,10 +95,15 @@ async fn begin(config: &Config, to: usize, onlooker: &mut dyn Onlooker) -> Resul
         return Ok((during, resizing));
     }
     kafka::write_layout(config, &during).await?;
+    let ends = kafka::ends(config, kafka::partitions(config, &config.topics.queue).await?).await?;
     // Who has read the layout before that may join only now.
     onlooker.says(&format!("waiting {} s for instances that may have been starting", JOINING.as_secs()));
     tokio::time::sleep(JOINING).await;
-    let refused = match refuse_while_running(config).await {
+    let running = match refuse_while_running(config).await {
+        Ok(()) => refuse_while_written(config, &ends).await,
+        running => running,
+    };
+    let refused = match running {
         Ok(()) if onlooker.stopped() => ResizeError::Stopped { begun: false },
         Ok(()) => return Ok((during, resizing)),
         Err(refused) => refused,
@@ -118,6 +124,16 @@ async fn refuse_while_running(config: &Config) -> Result<(), ResizeError> {
         }
     }
     Ok(())
+}
+
+/// Tools that write into the queue are in no group.
+async fn refuse_while_written(
+    config: &Config,
+    before: &BTreeMap<TopicPartition, (i64, i64)>,
+) -> Result<(), ResizeError> {
+    let ends = kafka::ends(config, before.keys().cloned().collect()).await?;
+    let grown = ends.iter().any(|(place, (_, end))| before.get(place).is_some_and(|(_, before)| before < end));
+    if grown { Err(Unwilling::Written { queue: config.topics.queue.clone() }.into()) } else { Ok(()) }
 }
 
 /// Keeps in mind up to where the queue has to be keyed anew: what is moved comes to lie behind that.

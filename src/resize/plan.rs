@@ -27,6 +27,11 @@ pub enum Unwilling {
         list(.members)
     )]
     Running { group: String, members: Vec<String> },
+    #[error(
+        "something writes into the topic {queue:?}: wait for dead-letters redrive, replay and backfill, or stop them (they go \
+         on later), and run this again"
+    )]
+    Written { queue: String },
 }
 
 fn list(members: &[String]) -> String {

@@ -78,7 +78,10 @@ impl Onlooker for Shown<'_> {
         }
     }
     fn says(&mut self, line: &str) {
-        eprintln!("{line}");
+        match &self.progress {
+            Some(progress) => progress.say(line),
+            None => eprintln!("{line}"),
+        }
     }
     fn stopped(&self) -> bool {
         self.stopped.is_so()
