@@ -15,6 +15,7 @@ mod produce;
 mod proxy;
 mod report;
 mod run;
+mod tools;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -69,6 +69,10 @@ kinds! {
     NatResetAfter = "nat-reset-after", 3, 500, 3000;
     NatGarbage = "nat-garbage", 2, 500, 3000;
     NatCutAnswer = "nat-cut-answer", 3, 500, 3000;
+    // A tool that puts events into the queue again, killed when its time is over. Drawn apart: see `draw`.
+    Redrive = "redrive", 1, 1000, 20000;
+    Replay = "replay", 1, 1000, 20000;
+    Backfill = "backfill", 1, 1000, 20000;
 }
 
 impl Kind {
@@ -88,6 +92,10 @@ impl Kind {
     pub fn is_of_the_road_to_kafka(self) -> bool {
         use Kind::{CutBroker, CutBrokerForAll, CutBrokers, SlowBroker, StallBroker, StallBrokers};
         matches!(self, CutBroker | StallBroker | SlowBroker | CutBrokers | StallBrokers | CutBrokerForAll)
+    }
+
+    pub fn is_a_tool(self) -> bool {
+        matches!(self, Kind::Redrive | Kind::Replay | Kind::Backfill)
     }
 
     pub fn is_of_the_road_to_nat(self) -> bool {
@@ -116,6 +124,7 @@ impl Fault {
             Kind::CutBrokerForAll => format!("{name} broker {broker}"),
             kind if kind.is_of_a_broker() => format!("{name} broker {broker}"),
             Kind::CutBrokers | Kind::StallBrokers => format!("{name} slot {slot}"),
+            kind if kind.is_a_tool() => name.to_owned(),
             kind if kind.is_of_an_instance() || kind.is_of_the_road_to_nat() => format!("{name} slot {slot}"),
             _ => format!("{name} {:.0} %", self.share * 100.0),
         }
@@ -129,13 +138,23 @@ pub struct Wish<'a> {
     pub kinds: &'a [Kind],
 }
 
-/// The faults, in the order of their beginnings. All have ended by `length`, but for what comes back slowly.
+/// The faults: those of the surroundings in the order of their beginnings, then the tools. All have ended by `length`, but
+/// for what comes back slowly. The tools are drawn from a generator of their own, so that a seed's other faults stay as
+/// they were before there were tools.
 pub fn draw(seed: u64, wish: &Wish<'_>) -> Vec<Fault> {
+    let (tools, others): (Vec<Kind>, Vec<Kind>) = wish.kinds.iter().partition(|kind| kind.is_a_tool());
+    let mut faults = draw_from(seed, (500, 1500), &Wish { kinds: &others, ..*wish });
+    faults.extend(draw_from(seed ^ 0x7001, (4000, 12000), &Wish { kinds: &tools, ..*wish }));
+    faults
+}
+
+/// One begins that many milliseconds after the other.
+fn draw_from(seed: u64, between: (u64, u64), wish: &Wish<'_>) -> Vec<Fault> {
     let mut drawing = Drawing { random: Rng::with_seed(seed), busy: Busy::default(), faults: Vec::new() };
-    let mut at = Duration::from_millis(500);
+    let mut at = Duration::from_millis(between.0);
     while !wish.kinds.is_empty() && at + Duration::from_secs(1) < wish.length {
         drawing.one(at, wish);
-        at += Duration::from_millis(drawing.random.u64(500..1500));
+        at += Duration::from_millis(drawing.random.u64(between.0..between.1));
     }
     drawing.faults
 }

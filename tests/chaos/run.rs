@@ -18,6 +18,7 @@ use crate::oracle::{self, Evidence};
 use crate::plan::{Fault, Kind, SLOTS};
 use crate::produce::Production;
 use crate::report::Report;
+use crate::tools::{self, Tools};
 
 /// How long the groups may take to catch up once all faults are off.
 const HEALING: Duration = Duration::from_secs(120);
@@ -105,7 +106,7 @@ pub async fn run(world: &World, settings: &Settings) -> Result<Report, String> {
     let stuck = run.heal().await;
     let healed = healing.elapsed();
     let exits = run.end().await;
-    let lives = run.instances.lives();
+    let (lives, tools) = (run.instances.lives(), run.tools.ended());
     let requests = world.nat.log();
     write_requests(&directory, &requests);
     write_faults(&directory, &happened, &lives);
@@ -114,7 +115,9 @@ pub async fn run(world: &World, settings: &Settings) -> Result<Report, String> {
     let topics = topics.map_err(|error| error.to_string())?.map_err(|error| format!("reading the topics: {error}"))?;
     oracle::write(&topics, &directory.join("changelog.txt")).map_err(|error| error.to_string())?;
     write_letters(&directory, &topics.letters);
-    let evidence = Evidence { produced, acknowledged, topics, requests, lives, happened, stuck, exits };
+    let tool_logs = tools::logs(&directory);
+    let evidence =
+        Evidence { produced, acknowledged, topics, requests, lives, happened, tools, tool_logs, stuck, exits };
     let judgement = oracle::judge(&evidence);
     let report = Report::new(settings, &evidence, judgement, healed, &directory);
     if report.is_right() && !settings.keep {
@@ -128,6 +131,7 @@ struct Run<'a> {
     settings: &'a Settings,
     prefix: &'a str,
     instances: Arc<Instances>,
+    tools: Arc<Tools>,
     /// Faults that are on, by number.
     on: Arc<Mutex<BTreeMap<usize, Fault>>>,
     began: Instant,
@@ -155,7 +159,8 @@ impl<'a> Run<'a> {
         let background = Background(vec![supervise, scrape]);
         (0..settings.instances).for_each(|slot| instances.want(slot));
         let on = Arc::default();
-        let run = Run { world, settings, prefix, instances, on, began: Instant::now(), _background: background };
+        let tools = Arc::new(Tools::new(Arc::clone(&world.cluster), prefix, PathBuf::from(directory)));
+        let run = Run { world, settings, prefix, instances, tools, on, began: Instant::now(), _background: background };
         run.wait_until_assigned().await?;
         println!(
             "{} instances, {} protocol, {} faults in {:.0} s; logs in {}",
@@ -198,11 +203,15 @@ impl<'a> Run<'a> {
         for (id, fault) in self.settings.faults.iter().enumerate() {
             let (cluster, nat) = (Arc::clone(&self.world.cluster), Arc::clone(&self.world.nat));
             let (instances, on, fault) = (Arc::clone(&self.instances), Arc::clone(&self.on), *fault);
+            let tools = Arc::clone(&self.tools);
             tasks.push(tokio::spawn(async move {
                 tokio::time::sleep_until((began + fault.at).into()).await;
                 on.lock().expect("unpoisoned").insert(id, fault);
                 let from = clock::now();
-                carry_out(id, fault, cluster, nat, instances).await;
+                match fault.kind.is_a_tool() {
+                    true => tools.run(fault).await,
+                    false => carry_out(id, fault, cluster, nat, instances).await,
+                }
                 on.lock().expect("unpoisoned").remove(&id);
                 Happened { fault, window: Window { from, to: clock::now() } }
             }));

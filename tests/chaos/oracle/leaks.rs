@@ -24,6 +24,14 @@ pub fn judge(court: &Court<'_>, judgement: &mut Judgement) {
             judgement.wrong(6, format!("the metrics of life {} hold {secret}", life.number));
         }
     }
+    for (path, log) in &court.evidence.tool_logs {
+        if let Some(secret) = holds_secret(log) {
+            judgement.wrong(6, format!("{} holds {secret}", path.display()));
+        }
+        if log.contains("panicked at") {
+            judgement.wrong(1, format!("{} tells of a panic", path.display()));
+        }
+    }
     let topics = &court.evidence.topics;
     for record in topics.queue.iter().chain(&topics.letters) {
         let ours = record.headers.iter().filter(|(name, _)| name.starts_with("nat.") || name.starts_with("__connect."));

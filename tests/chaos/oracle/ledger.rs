@@ -133,7 +133,9 @@ fn of_one_life(court: &Court<'_>, life: &Life, account: &Account, judgement: &mu
 /// Records of the queue: at least what the lives say was acknowledged; at most that, and what lives without last words
 /// may have written after they were last scraped.
 fn queue(court: &Court<'_>, queued: u64, inexact: &[&Life], judgement: &mut Judgement) {
-    let records = court.evidence.topics.queue.len() as u64;
+    // Those that a tool has put there are not counted by ingest.
+    let records = court.evidence.topics.queue.iter().filter(|record| record.header("nat.road").is_none());
+    let records = records.count() as u64;
     let slack: u64 = inexact.iter().map(|life| pending_in_ingest(life) + appended_unseen(court, life)).sum();
     let unacknowledged = "an acknowledgement that was lost with its life or its connection";
     judgement.notes.push(format!("queue: {queued} acknowledged ≤ {records} records ≤ {queued} + {slack} unseen"));

@@ -9,6 +9,7 @@ mod settled;
 mod twice;
 
 use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
 
 use rdkafka::error::KafkaError;
 
@@ -19,6 +20,7 @@ use crate::instance::Life;
 use crate::nat::Request;
 use crate::plan::Kind;
 use crate::run::Happened;
+use crate::tools;
 
 pub use changelog::{Entry, write};
 
@@ -36,9 +38,14 @@ impl Topics {
             source: cluster.read(&format!("{prefix}-source"), SOURCE_PARTITIONS)?,
             queue: cluster.read(&format!("{prefix}.queue"), PARTITIONS)?,
             delivered: cluster.read(&format!("{prefix}.delivered"), PARTITIONS)?,
-            letters: cluster.read(&format!("{prefix}.dead-letter"), PARTITIONS)?,
+            letters: letters(cluster.read(&format!("{prefix}.dead-letter"), PARTITIONS)?),
         })
     }
+}
+
+/// Without the notes of what has been redriven.
+fn letters(records: Vec<Record>) -> Vec<Record> {
+    records.into_iter().filter(|record| record.header("nat.redriven").is_none()).collect()
 }
 
 pub struct Evidence {
@@ -49,6 +56,9 @@ pub struct Evidence {
     pub requests: Vec<Request>,
     pub lives: Vec<Life>,
     pub happened: Vec<Happened>,
+    /// Tools that came to their end in time, with their exit codes.
+    pub tools: Vec<(Kind, Option<i32>)>,
+    pub tool_logs: Vec<(PathBuf, String)>,
     /// What was behind when patience was over.
     pub stuck: Option<String>,
     /// What was not in order at the end.
@@ -136,6 +146,13 @@ pub fn judge(evidence: &Evidence) -> Judgement {
         judgement.wrong(1, format!("STUCK: {stuck}"));
     }
     evidence.exits.iter().for_each(|exit| judgement.wrong(1, exit.clone()));
+    for (kind, code) in &evidence.tools {
+        judgement.count("tools that came to their end", (*code == Some(0)).into());
+        // Brokers die while they work: an error of theirs is none of ours, a panic is.
+        if *code == Some(101) || code.is_none() {
+            judgement.wrong(1, format!("{} crashed: {code:?}", kind.name()));
+        }
+    }
     judgement.count("accepted", evidence.requests.iter().filter(|request| request.accepted()).count() as u64);
     judgement.count("requests", evidence.requests.len() as u64);
     judgement
@@ -153,10 +170,9 @@ impl<'a> Court<'a> {
         let by_place = court.take_source(judgement);
         for (records, topic) in [(&evidence.topics.queue, "queue"), (&evidence.topics.letters, "dead-letter")] {
             for record in records {
-                let place = record.header("nat.source").as_deref().and_then(place);
-                match place.and_then(|place| by_place.get(&place)) {
-                    Some(number) if topic == "queue" => court.cases[*number].queued.push(record),
-                    Some(number) => court.cases[*number].letters.push(record),
+                match court.case_of(record, &by_place) {
+                    Some(number) if topic == "queue" => court.cases[number].queued.push(record),
+                    Some(number) => court.cases[number].letters.push(record),
                     None => {
                         let at = format!("{}:{}", record.partition, record.offset);
                         judgement.wrong(1, format!("record {at} of {topic} comes from no event that was produced"));
@@ -166,6 +182,15 @@ impl<'a> Court<'a> {
         }
         court.take_requests(judgement);
         court
+    }
+
+    fn case_of(&self, record: &Record, by_place: &HashMap<Place, usize>) -> Option<usize> {
+        if is_backfilled(record) {
+            let event = serde_json::from_slice(record.value.as_deref()?).ok()?;
+            return self.by_id.get(tools::id(&event)?).copied();
+        }
+        let place = record.header("nat.source").as_deref().and_then(place)?;
+        by_place.get(&place).copied()
     }
 
     /// The source topic is read back: what is in it was produced. Returns which case stands where.
@@ -278,6 +303,11 @@ impl<'a> Court<'a> {
         let (at, key) = (clock::tell(request.decided), request.key.get(..8).unwrap_or_default());
         format!("{} at {at} life {} key {key}… {} ({log})", request.status, request.life, request.end.name())
     }
+}
+
+/// Whether it comes from a file: it has none of its source record's headers then, nor its key.
+pub fn is_backfilled(record: &Record) -> bool {
+    record.header("nat.source").is_some_and(|source| source.starts_with("backfill"))
 }
 
 /// `topic/partition/offset/timestamp`, and `/item` for one of a batch.
