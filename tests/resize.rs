@@ -116,14 +116,9 @@ fn what_waits_in_the_queue_during_an_outage_is_moved_and_sent_once() {
     world.visits(0..250);
     world.run_until_caught_up(&[SIX]);
     assert_eq!(world.accepted().len() - before, 100 + 50 + 3 * 40, "{told}");
-    let values: Vec<String> = world
-        .stand_in
-        .entries()
-        .into_iter()
-        .filter(|entry| entry.answer < 300 && entry.email.as_deref() == Some("e7@example.com"))
-        .filter_map(|entry| Some(entry.idempotency_key?.to_string()))
-        .collect();
-    assert_eq!(values.len(), 4, "true, false, true, false");
+    let of_one = world.accepted().into_iter().filter(|entry| entry.email.as_deref() == Some("e7@example.com"));
+    let times = of_one.filter_map(|entry| entry.idempotency_key).collect::<std::collections::BTreeSet<_>>();
+    assert_eq!(times.len(), 4, "true, false, true, false: none is lost, and none is another's repetition");
     let mut days = world.accepted_days();
     days.retain(|(email, _)| email.starts_with('p'));
     assert_eq!(days.len(), 250, "each visit once");

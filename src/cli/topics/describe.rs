@@ -110,21 +110,19 @@ async fn describe(
 fn shown(described: &[Described]) -> String {
     let head = ["topic", "partitions", "replicas", "policy", "kept", "records", "written by", "read by", "holds"];
     let row = |topic: &Described| {
-        let cells = |cells: [String; 6]| [&[topic.topic.clone()], &cells[..], &[]].concat();
-        let mut row = match topic.exists {
-            true => cells([
+        let [partitions, replicas, policy, kept, records] = match topic.exists {
+            true => [
                 topic.partitions.to_string(),
                 topic.replication.to_string(),
                 topic.cleanup_policy.clone().unwrap_or_else(|| "?".into()),
                 kept(topic),
                 number(topic.records),
-                topic.written_by.to_owned(),
-            ]),
-            false => cells(["missing".into(), "-".into(), "-".into(), "-".into(), "-".into(), topic.written_by.into()]),
+            ],
+            false => ["missing", "-", "-", "-", "-"].map(str::to_owned),
         };
-        row.push(topic.read_by.iter().map(reader).collect::<Vec<_>>().join(", "));
-        row.push(topic.holds.to_owned());
-        row
+        let readers = topic.read_by.iter().map(reader).collect::<Vec<_>>().join(", ");
+        let (name, written_by, holds) = (topic.topic.clone(), topic.written_by.to_owned(), topic.holds.to_owned());
+        vec![name, partitions, replicas, policy, kept, records, written_by, readers, holds]
     };
     table(&head, &[1, 2, 5], &described.iter().map(row).collect::<Vec<_>>())
 }
