@@ -54,7 +54,8 @@ fn add_by_hand(world: &World, topic: &str, partitions: usize) {
 fn engage(world: &World, contacts: std::ops::Range<usize>, value: bool) {
     for number in contacts {
         let event = format!(
-            r#"{{"type":"identify","timestamp":"2026-11-20T08:00:00Z","traits":{{"email":"e{number}@example.com","vip":{value}}},"context":{{"personas":{{"computation_key":"vip"}}}}}}"#
+            r#"{{"type":"identify","timestamp":"2026-11-20T08:00:00Z","traits":{{"email":"e{number}@example.com","vip":{value}}},"context":{{"personas":{{"computation_key":"vip"}}}},"messageId":"{:x}"}}"#,
+            fastrand::u64(..)
         );
         world.send(&world.source, Some(number as i32 % world.partitions), None, Some(event.as_bytes()), &[]);
     }

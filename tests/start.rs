@@ -262,6 +262,11 @@ fn refused_credentials_and_refused_topics_are_named() {
     fails(run("run", "nat", "right"), &["segment-events", "ask for an ACL"]);
 }
 
+fn acl(kafka: &Kafka, arguments: &[&str]) {
+    let output = tool(kafka.brokers(), "org.apache.kafka.tools.AclCommand", &[arguments, &["--force"]].concat());
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
 /// Whoever is denied something finds out at the start or with the first record, and is told what to ask for.
 #[test]
 fn an_acl_that_is_missing_ends_the_service_and_is_named() {
@@ -293,15 +298,20 @@ fn an_acl_that_is_missing_ends_the_service_and_is_named() {
         world.event(0, &identify(&format!("p{number}@example.com"), "2026-11-20T08:00:00Z", "m"));
         world.event(0, "not json");
         let acl = |change: &str, principal: &str, operation: &str| {
-            let arguments = [change, principal, "User:ANONYMOUS", "--operation", operation, kind, name, "--force"];
-            let output = tool(kafka.brokers(), "org.apache.kafka.tools.AclCommand", &arguments);
-            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            acl(&kafka, &[change, principal, "User:ANONYMOUS", "--operation", operation, kind, name]);
         };
         // Whatever has one ACL is closed to all that it does not name.
         acl("--add", "--allow-principal", "All");
         acl("--add", "--deny-principal", operation);
         fails(world.command(&["run"], &[]), &parts);
         acl("--remove", "--deny-principal", operation);
+    }
+    // What a resize needs more, it finds out before it changes anything.
+    for (topic, operation, told) in [(&delivered, "Alter", "ALTER on topic"), (&layout, "Write", "WRITE on topic")] {
+        let denied = ["--deny-principal", "User:ANONYMOUS", "--operation", operation, "--topic", topic.as_str()];
+        acl(&kafka, &[&["--add"][..], &denied].concat());
+        fails(world.command(&["topics", "resize", "--partitions", "9"], &[]), &[topic, "ask for an ACL", told]);
+        acl(&kafka, &[&["--remove"][..], &denied].concat());
     }
     // Nothing was lost by any of it.
     world.run_until_caught_up(&[]);

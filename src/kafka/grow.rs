@@ -8,7 +8,7 @@ use rdkafka::error::RDKafkaErrorCode;
 
 use super::KafkaProblem;
 use super::clients::{Context, admin_config};
-use super::topics::{denied, partitions};
+use super::topics::{denied, failed, partitions};
 use crate::config::Config;
 
 /// As many brokers as that may be asked until each of them has learned of it.
@@ -19,18 +19,29 @@ const ASKED: usize = 5;
 /// # Errors
 /// When the brokers do not let it grow.
 pub async fn grow(config: &Config, topic: &str, to: usize) -> Result<(), KafkaProblem> {
+    ask(config, topic, to, AdminOptions::new()).await?;
+    wait_until_known(config, topic, to).await
+}
+
+/// Whether the brokers would let it grow; nothing is changed.
+///
+/// # Errors
+/// When they would not.
+pub async fn may_grow(config: &Config, topic: &str, to: usize) -> Result<(), KafkaProblem> {
+    ask(config, topic, to, AdminOptions::new().validate_only(true)).await
+}
+
+async fn ask(config: &Config, topic: &str, to: usize, options: AdminOptions) -> Result<(), KafkaProblem> {
+    use RDKafkaErrorCode::{ClusterAuthorizationFailed, TopicAuthorizationFailed};
     if partitions(config, topic).await?.len() >= to {
         return Ok(());
     }
     let admin: AdminClient<Context> = AdminClient::from_config_and_context(&admin_config(config), Context::default())
         .map_err(|error| KafkaProblem::Properties(error.to_string()))?;
-    let options =
-        AdminOptions::new().operation_timeout(Some(config.kafka.timeout)).request_timeout(Some(config.kafka.timeout));
-    let grown = admin.create_partitions(&[NewPartitions::new(topic, to)], &options).await;
-    for result in
-        grown.map_err(|error| KafkaProblem::Failed { what: format!("adding partitions to {topic:?}"), error })?
-    {
-        use RDKafkaErrorCode::{ClusterAuthorizationFailed, TopicAuthorizationFailed};
+    let timeout = Some(config.kafka.timeout);
+    let options = options.operation_timeout(timeout).request_timeout(timeout);
+    let asked = admin.create_partitions(&[NewPartitions::new(topic, to)], &options).await;
+    for result in asked.map_err(|error| failed("adding partitions", error))? {
         match result {
             Ok(_) => {}
             Err((_, TopicAuthorizationFailed | ClusterAuthorizationFailed)) => {
@@ -42,7 +53,7 @@ pub async fn grow(config: &Config, topic: &str, to: usize) -> Result<(), KafkaPr
             }
         }
     }
-    wait_until_known(config, topic, to).await
+    Ok(())
 }
 
 /// Whoever is asked next may not have heard of it yet: a few in a row have to know.

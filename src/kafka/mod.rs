@@ -18,7 +18,7 @@ pub use bookmark::Bookmark;
 pub use clients::{Context, admin_config, client, consumer_config, is_final, producer_config, reader_config};
 pub use describe::{Description, Reading, describe, reading};
 pub use group::{GroupConsumer, Lacking, Notice, PollError, TopicPartition};
-pub use grow::grow;
+pub use grow::{grow, may_grow};
 pub use keying::{Classes, partition_of};
 pub use layout::{Layout, Resizing, added, read_layout, write_layout};
 pub use members::members;

@@ -94,6 +94,9 @@ async fn begin(config: &Config, to: usize, onlooker: &mut dyn Onlooker) -> Resul
         onlooker.says(&format!("going on with the resize from {} to {to} partitions", before.partitions));
         return Ok((during, resizing));
     }
+    // Once the layout says so there is no way back.
+    kafka::may_grow(config, &config.topics.delivered, to).await?;
+    kafka::may_grow(config, &config.topics.queue, to).await?;
     kafka::write_layout(config, &during).await?;
     let ends = kafka::ends(config, kafka::partitions(config, &config.topics.queue).await?).await?;
     // Who has read the layout before that may join only now.

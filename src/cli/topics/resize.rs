@@ -31,6 +31,12 @@ pub async fn run(args: ResizeArgs) -> Result<ExitCode, CommandError> {
         match resize(&config, to, &mut shown) {
             Ok(resized) => Ok(Ok(resized)),
             Err(ResizeError::Stopped { begun }) => Ok(Err(begun)),
+            Err(ResizeError::Kafka(problem)) => {
+                let told = format!(
+                    "{problem}\nNothing is lost. When that is put right, run the same command again: it goes on"
+                );
+                Err(CommandError::Told(told))
+            }
             Err(error) => Err(CommandError::told(error)),
         }
     });
