@@ -85,6 +85,8 @@ pub struct Topics {
     pub queue: String,
     pub delivered: String,
     pub dead_letter: String,
+    /// With how many partitions the queue was made.
+    pub layout: String,
     /// The consumer group of the queue.
     pub deliver_group: String,
     pub create: bool,
@@ -239,6 +241,7 @@ fn topics_of(resolved: &Resolved, prefix: &str) -> Topics {
         queue: format!("{prefix}.queue"),
         delivered: format!("{prefix}.delivered"),
         dead_letter: format!("{prefix}.dead-letter"),
+        layout: format!("{prefix}.layout"),
         deliver_group: format!("{prefix}.deliver"),
         create: resolved.bool("topics.create"),
         partitions: resolved.number("topics.partitions") as u32,

@@ -8,7 +8,7 @@ use rdkafka::message::OwnedHeaders;
 
 use crate::config::Config;
 use crate::dead_letter::Origin;
-use crate::kafka::{Ack, AckingProducer, KafkaProblem, OutgoingRecord, producer_config};
+use crate::kafka::{self, Ack, AckingProducer, KafkaProblem, OutgoingRecord, producer_config};
 
 /// An event on its way into the queue.
 pub struct Entry<'a> {
@@ -48,8 +48,9 @@ impl<T: Send + Sync + 'static> Enqueue<T> {
     /// `rate`: events a second at most.
     ///
     /// # Errors
-    /// When the producer cannot be made.
+    /// When the queue is being resized or partitions were added to it, and when the producer cannot be made.
     pub fn new(config: &Config, rate: Option<u32>) -> Result<Enqueue<T>, KafkaProblem> {
+        tokio::runtime::Handle::current().block_on(kafka::verify_keying(config))?;
         let (sender, acks) = channel();
         let on_ack = move |ack| {
             let _ = sender.send(ack); // Without a receiver nobody waits for it.

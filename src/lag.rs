@@ -11,17 +11,22 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use tokio::sync::{mpsc, watch};
 
 use crate::config::Config;
-use crate::kafka::{Context, KafkaProblem, admin_config};
+use crate::kafka::{self, Context, KafkaProblem, admin_config};
 use crate::metrics::{Metrics, set_age};
 use crate::stage::{Position, StageStatus, Stop};
 
 const EVERY: Duration = Duration::from_secs(2);
+/// In how many rounds the queue's partitions are counted once: before its producer, which asks every ten seconds, is likely to
+/// key by another number.
+const GROWTH_EVERY: u32 = 3;
 
-/// Starts the watch; it ends when the stages are told to. Tells of a topic that is not what it was.
+/// Starts the watch; it ends when the stages are told to. Tells of a topic that is not what it was: its end went back, or the
+/// queue has more than its `partitions` (where they are known).
 pub fn watch(
     config: Arc<Config>,
     metrics: Arc<Metrics>,
     stages: Vec<watch::Receiver<StageStatus>>,
+    partitions: Option<usize>,
     stop: Stop,
 ) -> mpsc::Receiver<KafkaProblem> {
     let (sender, problems) = mpsc::channel(1);
@@ -33,8 +38,16 @@ pub fn watch(
             };
         let mut told = HashSet::new();
         let mut ends = Ends::default();
+        let mut round = 0_u32;
         while stop.deadline().is_none() {
             let positions: Vec<Position> = stages.iter().flat_map(|stage| stage.borrow().positions.clone()).collect();
+            if round.is_multiple_of(GROWTH_EVERY)
+                && let Some(problem) = partitions.and_then(|made_with| growth(&client, &config, made_with))
+            {
+                let _ = sender.try_send(problem);
+                return;
+            }
+            round = round.wrapping_add(1);
             forget_gone(&config, &metrics, &mut told, &positions);
             for position in &positions {
                 if stop.deadline().is_some() {
@@ -60,6 +73,16 @@ pub fn watch(
         tracing::warn!(%error, "the lag is not watched: a thread cannot be started");
     }
     problems
+}
+
+/// Partitions that were added to the queue while this instance runs.
+fn growth(client: &BaseConsumer<Context>, config: &Config, made_with: usize) -> Option<KafkaProblem> {
+    let queue = &config.topics.queue;
+    // Without an answer the brokers are away, and that shows elsewhere.
+    let metadata = client.fetch_metadata(Some(queue), Duration::from_secs(5)).ok()?;
+    let partitions = metadata.topics().first()?.partitions().len();
+    (partitions > made_with)
+        .then(|| KafkaProblem::Topic { topic: queue.clone(), problem: kafka::added(partitions, made_with) })
 }
 
 /// The ends seen last. The end of a partition only grows: one that went back is another topic's of the same name, or one

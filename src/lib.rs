@@ -19,6 +19,7 @@ pub mod metrics;
 pub mod mutant;
 pub mod nat;
 pub mod poison;
+pub mod resize;
 pub mod sandbox;
 pub mod segment;
 pub mod service;

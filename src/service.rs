@@ -65,6 +65,7 @@ impl Service {
         let (rate_limit_sender, rate_limit) = watch::channel(config.rate_limit);
         let served = Served::new(&config, Arc::clone(&metrics), ingest.clone(), deliver.clone(), rate_limit_sender);
         let admin = admin::serve(config.admin_listen, served).await?;
+        let mut partitions = None;
         if verify_topics {
             let topics = kafka::verify_source(&config).await?;
             tracing::info!(?topics, "source topics");
@@ -73,6 +74,7 @@ impl Service {
                 let what = if report.created { "created" } else { "there" };
                 tracing::info!(topic = report.topic, partitions = report.partitions, "topic {what}");
             }
+            partitions = Some(verified.partitions);
             config.topics.batch_bytes = verified.batch_bytes.unwrap_or(config.topics.batch_bytes);
             tracing::debug!(bytes = config.topics.batch_bytes, "no batch of several records is larger");
         }
@@ -93,7 +95,7 @@ impl Service {
         let deliver_task = tokio::spawn(delivering);
         let watchdog = tokio::spawn(watchdog::watch(watched.into(), config.watchdog_timeout));
         let stages = vec![ingest.clone(), deliver.clone()];
-        let lag_watch = lag::watch(Arc::clone(&config), Arc::clone(&metrics), stages, stop);
+        let lag_watch = lag::watch(Arc::clone(&config), Arc::clone(&metrics), stages, partitions, stop);
         Ok(Service { metrics, admin, ingest, deliver, config, stopper, ingest_task, deliver_task, watchdog, lag_watch })
     }
 

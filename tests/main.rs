@@ -19,6 +19,7 @@ mod pace;
 mod poison;
 mod rebalance;
 mod replay;
+mod resize;
 mod restart;
 mod sequences;
 mod start;

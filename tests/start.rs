@@ -189,9 +189,9 @@ fn check_says_that_all_is_right() {
     assert!(before.contains("is missing and will be created at the first start"), "{before}");
     let created = world.command(&["topics", "create"], &[]).output().expect("it runs");
     assert!(created.status.success());
-    assert_eq!(String::from_utf8(created.stdout).expect("text").matches("created").count(), 3);
+    assert_eq!(String::from_utf8(created.stdout).expect("text").matches("created").count(), 4);
     let again = world.command(&["topics", "create"], &[]).output().expect("it runs");
-    assert_eq!(String::from_utf8(again.stdout).expect("text").matches("verified").count(), 3);
+    assert_eq!(String::from_utf8(again.stdout).expect("text").matches("verified").count(), 4);
     let after = check(&world);
     assert_eq!(after.status.code(), Some(0));
     assert_eq!(String::from_utf8(after.stdout).expect("text").matches("\nok ").count(), 4);
@@ -207,10 +207,12 @@ fn the_topics_are_created_as_the_design_says() {
         String::from_utf8(output.stdout).expect("text")
     };
     let (queue, delivered, dead_letter) = (described("queue"), described("delivered"), described("dead-letter"));
+    let layout = described("layout");
     for (topic, parts) in [
         (&queue, ["PartitionCount: 5", "cleanup.policy=delete", "retention.ms=604800000"]),
         (&delivered, ["PartitionCount: 5", "cleanup.policy=compact,delete", "retention.ms=259200000"]),
         (&dead_letter, ["PartitionCount: 5", "cleanup.policy=delete", "retention.ms=2592000000"]),
+        (&layout, ["PartitionCount: 1", "cleanup.policy=compact", "Replicas: "]),
     ] {
         assert!(parts.iter().all(|part| topic.contains(part)), "{parts:?} in {topic}");
     }
@@ -260,6 +262,11 @@ fn refused_credentials_and_refused_topics_are_named() {
     fails(run("run", "nat", "right"), &["segment-events", "ask for an ACL"]);
 }
 
+fn acl(kafka: &Kafka, arguments: &[&str]) {
+    let output = tool(kafka.brokers(), "org.apache.kafka.tools.AclCommand", &[arguments, &["--force"]].concat());
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
 /// Whoever is denied something finds out at the start or with the first record, and is told what to ask for.
 #[test]
 fn an_acl_that_is_missing_ends_the_service_and_is_named() {
@@ -272,6 +279,7 @@ fn an_acl_that_is_missing_ends_the_service_and_is_named() {
     }
     world.run_until_caught_up(&[]);
     let (queue, delivered, dead_letter) = (world.topic("queue"), world.topic("delivered"), world.topic("dead-letter"));
+    let layout = world.topic("layout");
     let (ingest, deliver) = (world.topic("ingest"), world.topic("deliver"));
     let cases = [
         ("--topic", &world.source, "Describe", [world.source.as_str(), "ask for an ACL"]),
@@ -281,6 +289,8 @@ fn an_acl_that_is_missing_ends_the_service_and_is_named() {
         ("--topic", &delivered, "Read", ["restoring the delivered set", "Topic authorization failed"]),
         ("--topic", &delivered, "Write", [delivered.as_str(), "cannot be written"]),
         ("--topic", &dead_letter, "Write", [dead_letter.as_str(), "cannot be written"]),
+        ("--topic", &layout, "Describe", [layout.as_str(), "ask for an ACL: DESCRIBE on topic"]),
+        ("--topic", &layout, "Read", [layout.as_str(), "ask for an ACL: READ on topic"]),
         ("--group", &ingest, "Read", ["join its group", "ACL READ"]),
         ("--group", &deliver, "Read", ["join its group", "ACL READ"]),
     ];
@@ -288,9 +298,7 @@ fn an_acl_that_is_missing_ends_the_service_and_is_named() {
         world.event(0, &identify(&format!("p{number}@example.com"), "2026-11-20T08:00:00Z", "m"));
         world.event(0, "not json");
         let acl = |change: &str, principal: &str, operation: &str| {
-            let arguments = [change, principal, "User:ANONYMOUS", "--operation", operation, kind, name, "--force"];
-            let output = tool(kafka.brokers(), "org.apache.kafka.tools.AclCommand", &arguments);
-            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            acl(&kafka, &[change, principal, "User:ANONYMOUS", "--operation", operation, kind, name]);
         };
         // Whatever has one ACL is closed to all that it does not name.
         acl("--add", "--allow-principal", "All");
@@ -298,9 +306,16 @@ fn an_acl_that_is_missing_ends_the_service_and_is_named() {
         fails(world.command(&["run"], &[]), &parts);
         acl("--remove", "--deny-principal", operation);
     }
+    // What a resize needs more, it finds out before it changes anything.
+    for (topic, operation, told) in [(&delivered, "Alter", "ALTER on topic"), (&layout, "Write", "WRITE on topic")] {
+        let denied = ["--deny-principal", "User:ANONYMOUS", "--operation", operation, "--topic", topic.as_str()];
+        acl(&kafka, &[&["--add"][..], &denied].concat());
+        fails(world.command(&["topics", "resize", "--partitions", "9"], &[]), &[topic, "ask for an ACL", told]);
+        acl(&kafka, &[&["--remove"][..], &denied].concat());
+    }
     // Nothing was lost by any of it.
     world.run_until_caught_up(&[]);
     let mut contacts = world.accepted_days();
     contacts.dedup();
-    assert_eq!(contacts.len(), 20 + 9);
+    assert_eq!(contacts.len(), 20 + 11);
 }

@@ -73,34 +73,39 @@ pub async fn run(args: CheckArgs) -> Result<ExitCode, CommandError> {
             Err(problem) => Err(problem.to_string()),
         },
     );
-    report.take(
-        "own topics",
-        match kafka::verify_or_create(&config, false).await {
-            Ok(verified) => Ok(verified
-                .topics
-                .iter()
-                .map(|topic| format!("{} ({} partitions)", topic.topic, topic.partitions))
-                .collect::<Vec<_>>()
-                .join(", ")),
-            Err(kafka::KafkaProblem::Topic { topic, problem })
-                if config.topics.create && problem.starts_with("it is missing") =>
-            {
-                Ok(format!("{topic} is missing and will be created at the first start (topics.create = true)"))
-            }
-            Err(problem) => Err(problem.to_string()),
-        },
-    );
+    match kafka::inspect(&config).await {
+        Ok(found) => own_topics(&mut report, found, config.topics.create),
+        Err(problem) => report.take("own topics", Err(problem.to_string())),
+    }
     Ok(report.end())
+}
+
+fn own_topics(report: &mut Report, found: kafka::Inspected, create: bool) {
+    let mut there: Vec<String> =
+        found.topics.iter().map(|topic| format!("{} ({} partitions)", topic.topic, topic.partitions)).collect();
+    let mut problems = Vec::new();
+    for problem in found.problems {
+        match problem {
+            kafka::KafkaProblem::Missing { topic } if create => {
+                there.push(format!("{topic} is missing and will be created at the first start (topics.create = true)"));
+            }
+            problem => problems.push(problem),
+        }
+    }
+    if problems.is_empty() {
+        report.take("own topics", Ok(there.join(", ")));
+    }
+    problems.into_iter().for_each(|problem| report.take("own topics", Err(problem.to_string())));
 }
 
 /// One line a check, all of them, whatever comes first.
 #[derive(Default)]
-struct Report {
+pub struct Report {
     problems: usize,
 }
 
 impl Report {
-    fn take(&mut self, what: &str, result: Result<String, String>) {
+    pub fn take(&mut self, what: &str, result: Result<String, String>) {
         match result {
             Ok(found) => println!("ok       {what}: {found}"),
             Err(problem) => {
@@ -110,7 +115,7 @@ impl Report {
         }
     }
 
-    fn end(&self) -> ExitCode {
+    pub fn end(&self) -> ExitCode {
         if self.problems == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
     }
 }

@@ -176,13 +176,13 @@ pub const SETTINGS: &[Setting] = &[
         "topics.prefix",
         Kind::Text,
         r#""nat-destination""#,
-        "The three topics are <prefix>.queue, <prefix>.delivered and <prefix>.dead-letter; the queue's group is <prefix>.deliver.",
+        "The topics are <prefix>.queue, <prefix>.delivered, <prefix>.dead-letter and the small <prefix>.layout; the queue's group is <prefix>.deliver.",
     ),
     setting(
         "topics.create",
         Kind::Bool,
         "true",
-        "Create those of the three topics that are missing at the start. false: a missing one is an error.",
+        "Create those of these topics that are missing at the start. false: a missing one is an error.",
     ),
     setting(
         "topics.partitions",

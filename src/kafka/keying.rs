@@ -1,5 +1,5 @@
 //! Which partition of the queue is a contact's: what the producer's partitioner (`murmur2_random`, the Java client's)
-//! makes of the key.
+//! makes of the key; and what is left of that when the number of partitions changes.
 
 /// The partition of a key, of so many.
 pub fn partition_of(key: &[u8], partitions: i32) -> i32 {
@@ -24,9 +24,38 @@ fn murmur2(data: &[u8]) -> i32 {
     (hash ^ hash >> 15) as i32
 }
 
+/// The partitions that share contacts when the number of them changes. A contact that was in `p` of one number can be in `q`
+/// of another only if `q ≡ p` modulo what the two have in common: both leave the same remainder of the key's hash.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Classes {
+    modulus: usize,
+}
+
+impl Classes {
+    /// Of these numbers of partitions, whichever of them a contact was keyed by.
+    pub fn of(numbers: &[usize]) -> Classes {
+        Classes { modulus: numbers.iter().copied().fold(0, gcd).max(1) }
+    }
+
+    /// How many there are; each stands for itself.
+    pub fn count(self) -> usize {
+        self.modulus
+    }
+
+    /// The members of one class among so many partitions.
+    pub fn members(self, class: usize, partitions: usize) -> impl Iterator<Item = usize> {
+        (class..partitions).step_by(self.modulus)
+    }
+}
+
+fn gcd(a: usize, b: usize) -> usize {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn it_hashes_as_the_java_client_does() {
@@ -40,6 +69,30 @@ mod tests {
             ("abc", 479_470_107),
         ] {
             assert_eq!(murmur2(key.as_bytes()), expected, "{key}");
+        }
+    }
+
+    #[test]
+    fn doubling_moves_contacts_to_one_other_partition_only() {
+        let classes = Classes::of(&[6, 6, 12]);
+        assert_eq!(classes.count(), 6);
+        assert_eq!(classes.members(1, 12).collect::<Vec<_>>(), [1, 7]);
+        let all = Classes::of(&[3, 4]);
+        assert_eq!((all.count(), all.members(0, 4).count()), (1, 4));
+    }
+
+    proptest! {
+        #[test]
+        fn a_contact_stays_in_its_class_whichever_number_it_was_keyed_by(
+            contact in "[a-z0-9.+]{1,12}@[a-z]{1,8}\\.com",
+            numbers in proptest::collection::vec(1_usize..200, 1..4),
+        ) {
+            let classes = Classes::of(&numbers);
+            let class = partition_of(contact.as_bytes(), numbers[0] as i32) as usize % classes.count();
+            for number in numbers {
+                let now = partition_of(contact.as_bytes(), number as i32) as usize;
+                prop_assert!(classes.members(class, number).any(|member| member == now));
+            }
         }
     }
 }

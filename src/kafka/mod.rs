@@ -3,22 +3,29 @@
 
 mod bookmark;
 mod clients;
+mod describe;
 mod group;
+mod grow;
 mod keying;
+mod layout;
+mod members;
+mod own;
 mod producer;
 mod range;
 mod topics;
 
 pub use bookmark::Bookmark;
 pub use clients::{Context, admin_config, client, consumer_config, is_final, producer_config, reader_config};
+pub use describe::{Description, Reading, describe, reading};
 pub use group::{GroupConsumer, Lacking, Notice, PollError, TopicPartition};
-pub use keying::partition_of;
+pub use grow::{grow, may_grow};
+pub use keying::{Classes, partition_of};
+pub use layout::{Layout, Resizing, added, read_layout, write_layout};
+pub use members::members;
+pub use own::{Inspected, TopicReport, Verified, ensure_layout, inspect, verify_keying, verify_or_create};
 pub use producer::{Ack, AckingProducer, OutgoingRecord, PolledProducer, Refused, WriteFailure};
 pub use range::{Next, Range, RangeReader, between, whole};
-pub use topics::{
-    TopicReport, Verified, committed, ends, partitions, source_partitions, verify_or_create, verify_source,
-    with_records_after,
-};
+pub use topics::{committed, ends, partitions, source_partitions, verify_source, with_records_after};
 
 use std::time::Duration;
 
@@ -50,6 +57,8 @@ pub enum KafkaProblem {
     Source { topic: String, problem: String },
     #[error("topic {topic:?}: {problem}")]
     Topic { topic: String, problem: String },
+    #[error("topic {topic:?}: it is missing; create it with: nat-destination topics create")]
+    Missing { topic: String },
     #[error("topic {topic:?}: the broker does not let this program {operation} it; ask for an ACL: {acl}")]
     Denied { topic: String, operation: &'static str, acl: String },
     #[error("{what}: {error}")]

@@ -6,7 +6,7 @@ use rdkafka::mocking::MockCluster;
 use crate::config::Config;
 use crate::kafka::KafkaProblem;
 
-/// Starts it with the source topic and the three of our own; returns its address. It lives until the process ends:
+/// Starts it with the source topic and those of our own that events go through; returns its address. It lives until the process ends:
 /// taking it down while clients are connected hangs.
 ///
 /// # Errors

@@ -1,0 +1,84 @@
+//! `topics`: our own topics, made, verified, described and grown.
+
+mod describe;
+mod resize;
+
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+
+use super::check::Report;
+use super::{CommandError, SettingsArgs, load, start_logs};
+use crate::config::{Config, Log};
+use crate::kafka;
+
+/// Create, verify, describe or grow this program's own topics: queue, delivered, dead-letter and layout
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    nat-destination topics create --config nat-destination.toml --set topics.partitions=12\n  \
+    nat-destination topics verify --config nat-destination.toml\n  \
+    nat-destination topics describe --config nat-destination.toml\n  \
+    nat-destination topics resize --config nat-destination.toml --partitions 12")]
+pub struct TopicsArgs {
+    #[command(subcommand)]
+    command: TopicsCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum TopicsCommand {
+    Verify(VerifyArgs),
+    Create(CreateArgs),
+    Describe(describe::DescribeArgs),
+    Resize(resize::ResizeArgs),
+}
+
+/// Say everything that is wrong with the topics; change nothing
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  nat-destination topics verify --config nat-destination.toml\n\n\
+    Exit codes: 0 all is right, 1 a problem, 2 wrong usage.")]
+struct VerifyArgs {
+    #[command(flatten)]
+    settings: SettingsArgs,
+}
+
+/// Create those that are missing, verify the others
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  nat-destination topics create --config nat-destination.toml --set topics.partitions=12"
+)]
+struct CreateArgs {
+    #[command(flatten)]
+    settings: SettingsArgs,
+}
+
+pub async fn run(args: TopicsArgs) -> Result<ExitCode, CommandError> {
+    start_logs(&Log { format: "human".into(), level: "warn".into() });
+    match args.command {
+        TopicsCommand::Verify(args) => verify(&load(&args.settings)?).await,
+        TopicsCommand::Create(args) => create(&load(&args.settings)?).await,
+        TopicsCommand::Describe(args) => describe::run(args).await,
+        TopicsCommand::Resize(args) => resize::run(args).await,
+    }
+}
+
+async fn verify(config: &Config) -> Result<ExitCode, CommandError> {
+    let found = kafka::inspect(config).await.map_err(CommandError::told)?;
+    let mut report = Report::default();
+    for topic in found.topics {
+        report.take(&topic.topic, Ok(counted(topic.partitions)));
+    }
+    found.problems.iter().for_each(|problem| report.take("topics", Err(problem.to_string())));
+    Ok(report.end())
+}
+
+async fn create(config: &Config) -> Result<ExitCode, CommandError> {
+    for report in kafka::verify_or_create(config, true).await.map_err(CommandError::told)?.topics {
+        let done = if report.created { "created" } else { "verified" };
+        println!("{done}  {} ({})", report.topic, counted(report.partitions));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn counted(partitions: usize) -> String {
+    format!("{partitions} {}", if partitions == 1 { "partition" } else { "partitions" })
+}

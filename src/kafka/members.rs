@@ -1,0 +1,56 @@
+//! Who is in a consumer group: whether any instance runs, and where.
+
+use rdkafka::consumer::Consumer;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+
+use super::bookmark::Bookmark;
+use super::topics::with_client;
+use super::{KafkaProblem, TopicPartition};
+use crate::config::Config;
+
+/// The members of a group, as `client id at host`; empty if nobody is in it. Those of the new protocol the broker does not
+/// list, but it lets nobody from outside commit while there are any: what is committed of `places` is committed once more to
+/// find out.
+///
+/// # Errors
+/// When the brokers do not answer.
+pub async fn members(config: &Config, group: &str, places: Vec<TopicPartition>) -> Result<Vec<String>, KafkaProblem> {
+    let listed = listed_members(config, group).await?;
+    if !listed.is_empty() {
+        return Ok(listed);
+    }
+    let (to, name) = (config.clone(), group.to_owned());
+    let asked = tokio::task::spawn_blocking(move || {
+        let bookmark = Bookmark::new(&to, &name)?;
+        let committed = bookmark.load(&places)?;
+        bookmark.save(&committed)
+    });
+    let asked = asked.await.unwrap_or_else(|error| {
+        Err(KafkaProblem::Stopped(format!("asking who is in group {group:?} was cut short: {error}")))
+    });
+    match asked {
+        Ok(()) => Ok(Vec::new()),
+        Err(KafkaProblem::Failed { error, .. }) if is_a_members_alone(&error) => Ok(vec!["a member".into()]),
+        Err(problem) => Err(problem),
+    }
+}
+
+/// Those of the classic protocol.
+///
+/// # Errors
+/// When the brokers do not answer.
+pub async fn listed_members(config: &Config, group: &str) -> Result<Vec<String>, KafkaProblem> {
+    let timeout = config.kafka.timeout;
+    let asked = with_client(config, group.to_owned(), move |client, group| {
+        let found = client.fetch_group_list(Some(&group), timeout)?;
+        let members = found.groups().iter().flat_map(|group| group.members());
+        Ok(members.map(|m| format!("{} at {}", m.client_id(), m.client_host().trim_start_matches('/'))).collect())
+    });
+    asked.await
+}
+
+fn is_a_members_alone(error: &KafkaError) -> bool {
+    use RDKafkaErrorCode::{IllegalGeneration, RebalanceInProgress, StaleMemberEpoch, UnknownMemberId};
+    let code = error.rdkafka_error_code();
+    matches!(code, Some(UnknownMemberId | IllegalGeneration | RebalanceInProgress | StaleMemberEpoch))
+}

@@ -1,0 +1,153 @@
+//! `topics resize`: the queue gets more partitions, and no contact loses its history.
+//!
+//! More partitions move contacts to other ones. So nothing may run meanwhile; the layout topic says that a resize is under
+//! way, and what starts refuses. Then the topics grow ([`kafka::grow`]), what was delivered is copied to wherever its contact
+//! can be now ([`carry`]), and what waits in the queue is put into its contact's new partition ([`rekey`]). The last write
+//! says that it is done. Each step can be done twice: a resize that was stopped anywhere goes on when it is run again.
+//! Blocking: for a thread.
+
+mod carry;
+mod plan;
+mod rekey;
+mod write;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::config::Config;
+use crate::kafka::{self, KafkaProblem, Layout, Resizing, TopicPartition};
+
+pub use plan::Unwilling;
+
+#[derive(Debug, thiserror::Error)]
+pub enum ResizeError {
+    #[error(transparent)]
+    Kafka(#[from] KafkaProblem),
+    #[error(transparent)]
+    Unwilling(#[from] Unwilling),
+    /// `begun`: until it is finished no instance starts.
+    #[error("told to stop")]
+    Stopped { begun: bool },
+}
+
+/// Who looks on: is told how far it is, and tells when to stop.
+pub trait Onlooker {
+    /// A step of so many records begins.
+    fn begins(&mut self, step: &'static str, total: u64);
+    /// So many of them are done.
+    fn at(&mut self, done: u64);
+    fn says(&mut self, line: &str);
+    fn stopped(&self) -> bool;
+}
+
+/// What a resize has done.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Resized {
+    pub from: usize,
+    pub to: usize,
+    /// Contact-days and Engage values that are remembered.
+    pub entries: u64,
+    /// Copies of them that were written.
+    pub copies: u64,
+    /// Records of `delivered` that this version cannot read. They stay where they are.
+    pub unreadable: u64,
+    /// Events that waited in the queue and are keyed anew.
+    pub moved: u64,
+}
+
+/// How long an instance may take from reading the layout to joining its groups.
+const JOINING: Duration = Duration::from_secs(5);
+
+/// Grows the queue and `delivered` to so many partitions, or goes on where an earlier resize was stopped.
+///
+/// # Errors
+/// When it is not possible, when instances run, when Kafka refuses something, and when it is told to stop.
+pub fn resize(config: &Config, to: usize, onlooker: &mut dyn Onlooker) -> Result<Resized, ResizeError> {
+    let runtime = tokio::runtime::Handle::current();
+    let (layout, resizing) = runtime.block_on(begin(config, to, onlooker))?;
+    onlooker.says(&format!("growing {:?} and {:?} to {to} partitions", config.topics.delivered, config.topics.queue));
+    // First `delivered`: where the queue has a partition, its history has one.
+    runtime.block_on(kafka::grow(config, &config.topics.delivered, to))?;
+    runtime.block_on(kafka::grow(config, &config.topics.queue, to))?;
+    go_on(onlooker)?;
+    let mut resized = Resized { from: layout.partitions, to, ..Resized::default() };
+    carry::carry(config, layout.partitions, &resizing, onlooker, &mut resized)?;
+    let resizing = runtime.block_on(fix_ends(config, &layout, resizing))?;
+    rekey::rekey(config, &resizing, onlooker, &mut resized)?;
+    runtime.block_on(kafka::write_layout(config, &Layout::of(to)))?;
+    Ok(resized)
+}
+
+fn go_on(onlooker: &dyn Onlooker) -> Result<(), ResizeError> {
+    if onlooker.stopped() { Err(ResizeError::Stopped { begun: true }) } else { Ok(()) }
+}
+
+/// Says in the layout that a resize is under way, when nothing runs.
+async fn begin(config: &Config, to: usize, onlooker: &mut dyn Onlooker) -> Result<(Layout, Resizing), ResizeError> {
+    let queue = kafka::partitions(config, &config.topics.queue).await?.len();
+    let delivered = kafka::partitions(config, &config.topics.delivered).await?.len();
+    let before = kafka::ensure_layout(config, queue).await?;
+    let resizing = plan::plan(&before, queue, delivered, to)?;
+    refuse_while_running(config).await?;
+    let during = before.with(resizing.clone());
+    if before.resizing.is_some() {
+        onlooker.says(&format!("going on with the resize from {} to {to} partitions", before.partitions));
+        return Ok((during, resizing));
+    }
+    // Once the layout says so there is no way back.
+    kafka::may_grow(config, &config.topics.delivered, to).await?;
+    kafka::may_grow(config, &config.topics.queue, to).await?;
+    kafka::write_layout(config, &during).await?;
+    let ends = kafka::ends(config, kafka::partitions(config, &config.topics.queue).await?).await?;
+    // Who has read the layout before that may join only now.
+    onlooker.says(&format!("waiting {} s for instances that may have been starting", JOINING.as_secs()));
+    tokio::time::sleep(JOINING).await;
+    let running = match refuse_while_running(config).await {
+        Ok(()) => refuse_while_written(config, &ends).await,
+        running => running,
+    };
+    let refused = match running {
+        Ok(()) if onlooker.stopped() => ResizeError::Stopped { begun: false },
+        Ok(()) => return Ok((during, resizing)),
+        Err(refused) => refused,
+    };
+    // Nothing has been done yet: the deployment is as it was.
+    kafka::write_layout(config, &before).await?;
+    Err(refused)
+}
+
+async fn refuse_while_running(config: &Config) -> Result<(), ResizeError> {
+    let queue = kafka::partitions(config, &config.topics.queue).await?;
+    let source = kafka::source_partitions(config).await?;
+    let source = source.into_iter().flat_map(|(topic, count)| (0..count).map(move |p| (topic.clone(), p as i32)));
+    for (group, places) in [(&config.source.group, source.collect()), (&config.topics.deliver_group, queue)] {
+        let members = kafka::members(config, group, places).await?;
+        if !members.is_empty() {
+            return Err(Unwilling::Running { group: group.clone(), members }.into());
+        }
+    }
+    Ok(())
+}
+
+/// Tools that write into the queue are in no group.
+async fn refuse_while_written(
+    config: &Config,
+    before: &BTreeMap<TopicPartition, (i64, i64)>,
+) -> Result<(), ResizeError> {
+    let ends = kafka::ends(config, before.keys().cloned().collect()).await?;
+    let grown = ends.iter().any(|(place, (_, end))| before.get(place).is_some_and(|(_, before)| before < end));
+    if grown { Err(Unwilling::Written { queue: config.topics.queue.clone() }.into()) } else { Ok(()) }
+}
+
+/// Keeps in mind up to where the queue has to be keyed anew: what is moved comes to lie behind that.
+async fn fix_ends(config: &Config, layout: &Layout, resizing: Resizing) -> Result<Resizing, ResizeError> {
+    if resizing.ends.is_some() {
+        return Ok(resizing);
+    }
+    let places = kafka::partitions(config, &config.topics.queue).await?;
+    // In the order of the partitions.
+    let ends = kafka::ends(config, places).await?.into_values().map(|(_, end)| end).collect();
+    let resizing = Resizing { ends: Some(ends), ..resizing };
+    kafka::write_layout(config, &layout.with(resizing.clone())).await?;
+    Ok(resizing)
+}

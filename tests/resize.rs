@@ -1,0 +1,382 @@
+//! More partitions for the queue: no contact loses its history, nothing is lost, nothing is sent twice; and whoever adds
+//! them by hand is told.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Output, Stdio};
+use std::time::{Duration, Instant};
+
+use nat_destination::sandbox::stand_in::Behaviour;
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions};
+use rdkafka::client::DefaultClientContext;
+
+use super::support::World;
+
+const SIX: &str = "topics.partitions=6";
+
+fn resize(world: &World, to: &str, set: &[&str]) -> Output {
+    world.command(&["topics", "resize", "--partitions", to], set).output().expect("it runs")
+}
+
+fn resized(world: &World, to: &str) -> String {
+    let output = resize(world, to, &[]);
+    let told = text(&output);
+    assert_eq!(output.status.code(), Some(0), "{told}");
+    told
+}
+
+fn refused(output: &Output, parts: &[&str]) {
+    let told = text(output);
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    parts.iter().for_each(|part| assert!(told.contains(part), "{part:?} in:\n{told}"));
+}
+
+fn text(output: &Output) -> String {
+    [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text)).concat()
+}
+
+/// What the layout topic says now.
+fn layout(world: &World) -> String {
+    let last = world.read(&world.topic("layout")).pop().and_then(|record| record.value).expect("a record");
+    String::from_utf8(last).expect("text")
+}
+
+/// As `kafka-topics.sh --alter --partitions` does.
+fn add_by_hand(world: &World, topic: &str, partitions: usize) {
+    let admin: AdminClient<DefaultClientContext> =
+        ClientConfig::new().set("bootstrap.servers", &world.brokers).create().expect("an admin client");
+    let new = [NewPartitions::new(topic, partitions)];
+    let added = world.runtime.block_on(admin.create_partitions(&new, &AdminOptions::new())).expect("an answer");
+    added.into_iter().for_each(|added| drop(added.expect("added")));
+}
+
+/// An Engage value of each of these contacts, in one source partition each.
+fn engage(world: &World, contacts: std::ops::Range<usize>, value: bool) {
+    for number in contacts {
+        let event = format!(
+            r#"{{"type":"identify","timestamp":"2026-11-20T08:00:00Z","traits":{{"email":"e{number}@example.com","vip":{value}}},"context":{{"personas":{{"computation_key":"vip"}}}},"messageId":"{:x}"}}"#,
+            fastrand::u64(..)
+        );
+        world.send(&world.source, Some(number as i32 % world.partitions), None, Some(event.as_bytes()), &[]);
+    }
+    world.flush();
+}
+
+#[test]
+fn the_queue_grows_from_6_to_12_partitions_and_nothing_is_sent_twice() {
+    let world = World::new();
+    world.visits(0..300);
+    engage(&world, 0..100, true);
+    engage(&world, 0..100, false);
+    world.run_until_caught_up(&[SIX]);
+    assert_eq!(world.stand_in.requests(), 500);
+    let told = resized(&world, "12");
+    assert!(told.contains("resized  from 6 to 12 partitions"), "{told}");
+    assert!(told.contains("400 entries of the dedup state, 400 copies"), "{told}");
+    assert!(told.contains("moved    0 events"), "{told}");
+    assert_eq!(layout(&world), r#"{"version":1,"partitions":12}"#);
+    // The same again, and then some that are new.
+    world.visits(0..400);
+    engage(&world, 0..100, false);
+    engage(&world, 0..50, true);
+    let instance = world.start(&[SIX]);
+    instance.wait_until_settled(550);
+    assert_eq!(instance.metric("nat_destination_events_total", &["duplicate"]), 400.0);
+    assert_eq!(world.stand_in.requests(), 500 + 100 + 50);
+    let mut days = world.accepted_days();
+    days.dedup();
+    assert_eq!(days.len(), 400 + 100, "nothing is lost");
+    assert_eq!(instance.metric("nat_destination_assigned_partitions", &["deliver"]), 12.0);
+    let spread: std::collections::BTreeSet<i32> =
+        world.read(&world.topic("queue")).iter().map(|record| record.partition).collect();
+    assert_eq!(spread.len(), 12, "the new ones are used");
+    assert!(instance.stop().0.success());
+    let verified = world.command(&["topics", "verify"], &[]).output().expect("it runs");
+    assert!(verified.status.success(), "{}", text(&verified));
+}
+
+#[test]
+fn what_waits_in_the_queue_during_an_outage_is_moved_and_sent_once() {
+    let world = World::new();
+    world.visits(0..100);
+    engage(&world, 0..40, true);
+    world.run_until_caught_up(&[SIX]);
+    world.behave(Behaviour { status: Some(503), ..Behaviour::default() });
+    engage(&world, 0..40, false);
+    engage(&world, 0..40, true);
+    world.visits(50..200);
+    let instance = world.start(&[SIX]);
+    world.wait("all is queued", || instance.metric("nat_destination_events_queued_total", &[]) == 230.0);
+    assert!(instance.stop().0.success());
+    // Nothing in common with 6: a contact may be anywhere.
+    let told = resized(&world, "7");
+    let before = world.accepted().len();
+    world.behave(Behaviour::default());
+    // Ingest's next events come behind what waited.
+    engage(&world, 0..40, false);
+    world.visits(0..250);
+    world.run_until_caught_up(&[SIX]);
+    assert_eq!(world.accepted().len() - before, 100 + 50 + 3 * 40, "{told}");
+    let of_one = world.accepted().into_iter().filter(|entry| entry.email.as_deref() == Some("e7@example.com"));
+    let times = of_one.filter_map(|entry| entry.idempotency_key).collect::<std::collections::BTreeSet<_>>();
+    assert_eq!(times.len(), 4, "true, false, true, false: none is lost, and none is another's repetition");
+    let mut days = world.accepted_days();
+    days.retain(|(email, _)| email.starts_with('p'));
+    assert_eq!(days.len(), 250, "each visit once");
+}
+
+#[test]
+fn a_queue_that_grows_again_and_again_keeps_the_last_value_of_each_contact() {
+    let world = World::with(1, Behaviour::default());
+    engage(&world, 0..60, true);
+    world.run_until_caught_up(&["topics.partitions=2"]);
+    let mut expected = 60;
+    for (round, to) in ["3", "4", "6"].into_iter().enumerate() {
+        resized(&world, to);
+        let (last, next) = (round % 2 == 0, round % 2 == 1);
+        // What each has is no news; what is new goes out, and changes what an older copy elsewhere says.
+        engage(&world, 0..60, last);
+        world.run_until_caught_up(&[]);
+        assert_eq!(world.accepted().len(), expected, "after {to}");
+        engage(&world, 0..60, next);
+        world.run_until_caught_up(&[]);
+        expected += 60;
+        assert_eq!(world.accepted().len(), expected, "after {to}");
+    }
+}
+
+#[test]
+fn partitions_added_by_hand_are_refused_with_the_way_out() {
+    let world = World::new();
+    world.visits(0..100);
+    world.run_until_caught_up(&[]);
+    let queue = world.topic("queue");
+    add_by_hand(&world, &queue, 5);
+    let way_out = "nat-destination topics resize --partitions 5";
+    let parts = [queue.as_str(), "it has 5 partitions, but was made with 3", way_out];
+    for command in [&["run"][..], &["check"], &["topics", "verify"], &["topics", "create"]] {
+        refused(&world.command(command, &[]).output().expect("it runs"), &parts);
+    }
+    refused(&resize(&world, "4", &[]), &["--partitions 4", "a topic has 5 already"]);
+    resized(&world, "5");
+    world.visits(0..150);
+    world.run_until_caught_up(&[]);
+    assert_eq!(world.stand_in.requests(), 150);
+    assert_eq!(world.accepted_days().len(), 150);
+    // `delivered` alone, too.
+    add_by_hand(&world, &world.topic("delivered"), 6);
+    refused(&world.command(&["run"], &[]).output().expect("it runs"), &["topics resize --partitions 6"]);
+    resized(&world, "6");
+    world.visits(100..160);
+    world.run_until_caught_up(&[]);
+    assert_eq!(world.stand_in.requests(), 160);
+}
+
+#[test]
+fn fewer_partitions_and_as_many_are_refused() {
+    let world = World::new();
+    world.run_until_caught_up(&[]);
+    refused(&resize(&world, "3", &[]), &["--partitions 3: the queue has as many already"]);
+    refused(&resize(&world, "2", &[]), &["--partitions 2: the queue has 3", "cannot take partitions away"]);
+    assert_eq!(resize(&world, "0", &[]).status.code(), Some(2));
+    assert_eq!(layout(&world), r#"{"version":1,"partitions":3}"#);
+}
+
+#[test]
+fn a_resize_that_was_killed_goes_on() {
+    let world = World::new();
+    world.visits(0..200);
+    world.run_until_caught_up(&[SIX]);
+    world.behave(Behaviour { status: Some(503), ..Behaviour::default() });
+    world.visits(100..300);
+    engage(&world, 0..50, true);
+    let instance = world.start(&[SIX]);
+    world.wait("all is queued", || instance.metric("nat_destination_events_queued_total", &[]) == 250.0);
+    assert!(instance.stop().0.success());
+    world.behave(Behaviour::default());
+    // The first waits for those that may be starting; those that go on do not, and are killed later each time.
+    let mut lives = 0;
+    loop {
+        let mut command = world.command(&["topics", "resize", "--partitions", "9"], &[]);
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it runs");
+        if lives == 0 {
+            world.wait("it has begun", || layout(&world).contains("resizing"));
+        }
+        let deadline = Instant::now() + Duration::from_millis(100 + 150 * lives);
+        while Instant::now() < deadline && child.try_wait().expect("its state").is_none() {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        lives += 1;
+        if let Some(status) = child.try_wait().expect("its state") {
+            // Once it is done, there is nothing to do.
+            assert!(status.success() || !layout(&world).contains("resizing"), "{status}");
+            break;
+        }
+        child.kill().expect("killed");
+        child.wait().expect("gone");
+        assert!(lives < 100, "it never comes to an end");
+    }
+    assert!(lives > 2, "it was killed");
+    assert_eq!(layout(&world), r#"{"version":1,"partitions":9}"#);
+    world.visits(0..350);
+    engage(&world, 0..50, true);
+    world.run_until_caught_up(&[]);
+    assert_eq!(world.accepted().len(), 350 + 50);
+    let days = world.accepted_days();
+    assert_eq!(days.iter().filter(|(email, _)| email.starts_with('p')).count(), 350);
+    assert_eq!(days.iter().filter(|(email, _)| email.starts_with('e')).count(), 50);
+}
+
+#[test]
+fn a_resize_that_is_interrupted_says_how_to_go_on() {
+    let world = World::new();
+    world.visits(0..10);
+    world.run_until_caught_up(&[]);
+    let mut command = world.command(&["topics", "resize", "--partitions", "6"], &[]);
+    let mut child = command.stderr(Stdio::piped()).spawn().expect("it runs");
+    let mut told = BufReader::new(child.stderr.take().expect("piped")).lines().map_while(Result::ok);
+    assert!(told.any(|line| line.contains("waiting 5 s")));
+    let interrupt = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+    assert!(interrupt.expect("kill runs").success());
+    assert!(told.any(|line| line.contains("run the same command again")));
+    assert_eq!(child.wait().expect("ended").code(), Some(130));
+    // Nothing had been changed.
+    world.visits(0..20);
+    world.run_until_caught_up(&[]);
+    assert_eq!(world.stand_in.requests(), 20);
+}
+
+#[test]
+fn a_resize_while_instances_run_is_refused() {
+    for protocol in ["classic", "consumer"] {
+        let world = World::new();
+        let set = [&*format!("kafka.properties.group.protocol={protocol}")];
+        let instance = world.start(&set);
+        world.visits(0..20);
+        instance.wait_until_settled(20);
+        refused(&resize(&world, "6", &set), &["instances run: the group", "Stop every instance", "one member"]);
+        assert_eq!(layout(&world), r#"{"version":1,"partitions":3}"#, "{protocol}");
+        world.visits(0..40);
+        instance.wait_until_settled(60);
+        assert!(instance.stop().0.success());
+        resized(&world, "6");
+        world.visits(0..60);
+        world.run_until_caught_up(&set);
+        assert_eq!(world.stand_in.requests(), 60, "{protocol}");
+    }
+}
+
+#[test]
+fn a_service_does_not_start_while_a_resize_is_under_way() {
+    let world = World::new();
+    world.visits(0..50);
+    world.run_until_caught_up(&[]);
+    let begun = r#"{"version":1,"partitions":3,"resizing":{"found":3,"to":6}}"#;
+    world.send(&world.topic("layout"), Some(0), Some(b"layout"), Some(begun.as_bytes()), &[]);
+    world.flush();
+    let parts = ["a resize from 3 to 6 partitions is under way", "finish it", "topics resize --partitions 6"];
+    refused(&world.command(&["run"], &[]).output().expect("it runs"), &parts);
+    refused(&world.command(&["check"], &[]).output().expect("it runs"), &parts);
+    refused(&resize(&world, "9", &[]), &["a resize to 6 is under way", "--partitions 6"]);
+    resized(&world, "6");
+    world.visits(0..60);
+    world.run_until_caught_up(&[]);
+    assert_eq!(world.stand_in.requests(), 60);
+}
+
+#[test]
+fn a_running_service_ends_when_partitions_are_added() {
+    let world = World::new();
+    let mut instance = world.start(&[]);
+    world.visits(0..20);
+    instance.wait_until_settled(20);
+    add_by_hand(&world, &world.topic("queue"), 6);
+    assert_eq!(instance.wait().code(), Some(1));
+    let log = instance.log();
+    assert!(log.contains("it has 6 partitions, but was made with 3"), "{log}");
+    assert!(log.contains("topics resize --partitions 6"), "{log}");
+    resized(&world, "6");
+    world.visits(0..30);
+    world.run_until_caught_up(&[]);
+    assert_eq!(world.stand_in.requests(), 30);
+}
+
+#[test]
+fn a_resize_while_a_tool_writes_into_the_queue_is_refused() {
+    let world = World::new();
+    world.run_until_caught_up(&[]);
+    let mut command = world.command(&["topics", "resize", "--partitions", "6"], &[]);
+    let mut child = command.stderr(Stdio::piped()).spawn().expect("it runs");
+    let mut told = BufReader::new(child.stderr.take().expect("piped")).lines().map_while(Result::ok);
+    assert!(told.any(|line| line.contains("waiting 5 s")));
+    world.send(&world.topic("queue"), Some(0), Some(b"ada@example.com"), Some(b"{}"), &[]);
+    world.flush();
+    assert!(told.any(|line| line.contains("something writes into the topic")));
+    assert_eq!(child.wait().expect("ended").code(), Some(1));
+    assert_eq!(layout(&world), r#"{"version":1,"partitions":3}"#);
+}
+
+#[test]
+fn a_layout_of_a_newer_version_is_an_error() {
+    let world = World::new();
+    world.run_until_caught_up(&[]);
+    world.send(&world.topic("layout"), Some(0), Some(b"layout"), Some(br#"{"version":9,"rings":2}"#), &[]);
+    world.flush();
+    refused(
+        &world.command(&["run"], &[]).output().expect("it runs"),
+        &[&world.topic("layout"), "not written by this version"],
+    );
+}
+
+#[test]
+fn verify_tells_every_problem_at_once() {
+    let world = World::new();
+    let missing = text(&world.command(&["topics", "verify"], &[]).output().expect("it runs"));
+    assert_eq!(missing.matches("PROBLEM").count(), 4, "{missing}");
+    world.create_topic(&world.topic("queue"), 4, &[]);
+    world.create_topic(
+        &world.topic("delivered"),
+        2,
+        &[("cleanup.policy", "compact,delete"), ("retention.ms", "3600000")],
+    );
+    world.create_topic(&world.topic("layout"), 1, &[("cleanup.policy", "delete")]);
+    let verified = world.command(&["topics", "verify"], &[]).output().expect("it runs");
+    refused(
+        &verified,
+        &[
+            "it is missing; create it with",
+            "it has 2 partitions, but",
+            "retention.ms = 3600000",
+            "cleanup.policy = delete",
+        ],
+    );
+}
+
+#[test]
+fn describe_tells_what_each_topic_holds_and_who_reads_it() {
+    let world = World::new();
+    world.visits(0..30);
+    let instance = world.start(&[]);
+    instance.wait_until_settled(30);
+    let committed = || {
+        let output = world.command(&["topics", "describe", "--json"], &[]).output().expect("it runs");
+        assert!(output.status.success(), "{}", text(&output));
+        serde_json::from_slice::<serde_json::Value>(&output.stdout).expect("JSON")
+    };
+    world.wait("its offsets are committed", || committed()[1]["read_by"][0]["lag"] == 0);
+    let described = committed();
+    let of = |topic: &str| {
+        let topics = described.as_array().expect("a list");
+        topics.iter().find(|described| described["topic"] == topic).expect("described").clone()
+    };
+    let queue = of(&world.topic("queue"));
+    assert_eq!((&queue["partitions"], &queue["records"]), (&3.into(), &30.into()), "{queue}");
+    assert_eq!((&queue["cleanup_policy"], &queue["retention_ms"]), (&"delete".into(), &604_800_000.into()));
+    assert_eq!(queue["read_by"][0]["group"], world.topic("deliver"));
+    assert_eq!(queue["read_by"][0]["members"].as_array().map(Vec::len), Some(1), "{queue}");
+    assert_eq!((&of(&world.topic("layout"))["records"], &of(&world.source)["records"]), (&1.into(), &30.into()));
+    let table = text(&world.command(&["topics", "describe"], &[]).output().expect("it runs"));
+    for part in ["topic", "read by", "7days", "compact,delete", "for ever", "(1 member, lag 0)", "personal data"] {
+        assert!(table.contains(part), "{part:?} in:\n{table}");
+    }
+}
