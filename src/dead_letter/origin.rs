@@ -91,7 +91,7 @@ impl Origin<'_> {
         Some(Origin { road, ..origin })
     }
 
-    fn parse(text: &str) -> Option<Origin<'static>> {
+    pub(super) fn parse(text: &str) -> Option<Origin<'static>> {
         let mut parts = text.split('/');
         let origin = Origin {
             topic: Cow::Owned(parts.next()?.to_owned()),

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use super::feed::QueueRecord;
 use super::retry::{FailedAttempt, Tries};
 use crate::config;
-use crate::dead_letter::{Attempts, Origin};
+use crate::dead_letter::{Attempts, Origin, Road};
 use crate::dedup::{Contact, DedupKey, Kind, Place, Tried};
 use crate::mutant;
 use crate::nat::{self, Answer};
@@ -21,6 +21,8 @@ pub struct Event {
     tries: Option<Box<Tries>>,
     /// It was answered, and the open circuit held it.
     pub held: bool,
+    /// It was a dead letter before.
+    pub redriven: bool,
 }
 
 /// Whose event it is, and what it is compared by with those before it.
@@ -63,7 +65,8 @@ enum Judged {
 pub fn read(record: QueueRecord, rules: &Rules, now: Timestamp, is_known: impl FnOnce(&Id) -> bool) -> Read {
     match contained(|| judge(&record, rules, now, is_known)) {
         Ok(Judged::Event { id, body, idempotency_key }) => {
-            Read::Event(Box::new(Event { id, body, idempotency_key, tries: None, held: false, record }))
+            let redriven = matches!(Road::of(&record.headers), Some(Road::Redrive(_)));
+            Read::Event(Box::new(Event { id, body, idempotency_key, tries: None, held: false, redriven, record }))
         }
         Ok(Judged::Duplicate(id)) => Read::Duplicate(id),
         Ok(Judged::Filtered(reason)) => Read::Filtered(reason),
@@ -120,6 +123,11 @@ impl Event {
 
     pub fn has_failed(&self) -> bool {
         self.held || self.tries.is_some()
+    }
+
+    /// Whether nothing is known yet of what Nat.app says to it.
+    pub fn is_new(&self) -> bool {
+        !self.has_failed() && !self.redriven
     }
 
     /// Takes in an attempt that failed.
