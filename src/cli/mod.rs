@@ -2,6 +2,7 @@
 
 mod check;
 mod completions;
+mod dead_letters;
 mod demo;
 mod explain;
 mod generate;
@@ -44,6 +45,7 @@ enum Command {
     Demo(demo::DemoArgs),
     Check(check::CheckArgs),
     Explain(explain::ExplainArgs),
+    DeadLetters(dead_letters::DeadLettersArgs),
     Topics(topics::TopicsArgs),
     StandIn(stand_in::StandInArgs),
     Generate(generate::GenerateArgs),
@@ -112,6 +114,7 @@ pub fn main() -> ExitCode {
             Command::Demo(args) => demo::run(args).await,
             Command::Check(args) => check::run(args).await,
             Command::Explain(args) => explain::run(&args),
+            Command::DeadLetters(args) => dead_letters::run(args).await,
             Command::Topics(args) => topics::run(args).await,
             Command::StandIn(args) => stand_in::run(args).await,
             Command::Generate(args) => generate::run(args).await,

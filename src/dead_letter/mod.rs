@@ -7,6 +7,7 @@ use crate::kafka::Headers;
 use crate::nat::Answer;
 use crate::segment::Invalid;
 
+pub mod masked;
 pub mod note;
 pub mod origin;
 pub mod record;

@@ -170,12 +170,11 @@ fn classify<'a>(rules: &Rules, value: Option<&'a [u8]>, is_event: bool, now: Tim
         Reading::One { outcome: Outcome::Filtered(_), .. } => Today::Filtered,
         Reading::One { outcome: Outcome::Invalid { reason, .. }, .. } => Today::Invalid(Reason::Invalid(reason)),
         Reading::Batch(items) => {
-            let items = items.into_iter().enumerate().filter_map(|(number, item)| {
-                match segment::classify(rules, &item, now) {
+            let items =
+                items.into_iter().enumerate().filter_map(|(number, item)| match segment::classify(rules, &item, now) {
                     Outcome::Identify(identify) => Some((identify.email, item, Some(number))),
                     Outcome::Filtered(_) | Outcome::Invalid { .. } => None,
-                }
-            });
+                });
             let items: Vec<_> = items.collect();
             if items.is_empty() { Today::Filtered } else { Today::Events(items) }
         }
@@ -212,9 +211,7 @@ mod tests {
         let answer = Answer::Status { status: 422, retry_after: None, body: "no".into() };
         let attempts = Attempts { count: 3, first: 10, last: 20, answer };
         let reason = Reason::Undeliverable(Undeliverable::Rejected);
-        headers_of(
-            &Verdict { origin: &origin, stage: "deliver", reason, attempts: Some(&attempts) }.headers(original),
-        )
+        headers_of(&Verdict { origin: &origin, stage: "deliver", reason, attempts: Some(&attempts) }.headers(original))
     }
 
     fn letter(headers: Headers) -> Letter {

@@ -164,7 +164,9 @@ impl Breaker {
     fn probe_answered(&mut self, open: Open, signal: Signal, now: Instant) {
         let (reason, retry_after) = match signal {
             Signal::Accepted => return self.close(),
-            Signal::Rejected | Signal::RejectedAgain | Signal::RejectedAsBefore if !open.guarded => return self.close(),
+            Signal::Rejected | Signal::RejectedAgain | Signal::RejectedAsBefore if !open.guarded => {
+                return self.close();
+            }
             // It says nothing that was not known: the next one may go at once.
             Signal::RejectedAsBefore => {
                 self.state = State::Open(Open { reason: OpenReason::Rejecting, until: now, ..open });
