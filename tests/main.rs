@@ -16,6 +16,7 @@ mod outage;
 mod pace;
 mod poison;
 mod rebalance;
+mod redrive;
 mod restart;
 mod sequences;
 mod start;
