@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::message::Message;
 use serde_json::json;
@@ -19,6 +19,8 @@ use crate::kafka::{self, KafkaProblem, Next, Range, RangeReader, TopicPartition}
 
 /// How often committed offsets are looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// Nothing settled for so long is worth a word.
+const LONGEST_STILL: Duration = Duration::from_secs(15);
 
 /// An event in the queue: by what its dead letter would be known, were it to become one again.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -110,6 +112,8 @@ fn wait_until_settled(
     let partitions: BTreeSet<i32> = sent.keys().map(|(partition, _)| *partition).collect();
     let places: Vec<_> = partitions.into_iter().map(place).collect();
     let mut progress = Progress::new("waiting for their outcomes", "events", sent.len() as u64);
+    // How many were settled when that last changed, and when; `None` once it has been told that nothing moves.
+    let mut moved = Some((0, Instant::now()));
     while !stopped.is_so() {
         match Handle::current().block_on(kafka::committed(config, &config.topics.deliver_group, places.clone())) {
             Ok(committed) => {
@@ -121,6 +125,14 @@ fn wait_until_settled(
                     return Ok(true);
                 }
                 progress.at(settled as u64);
+                if moved.is_some_and(|(before, _)| before != settled) {
+                    moved = Some((settled, Instant::now()));
+                } else if moved.take_if(|(_, since)| since.elapsed() > LONGEST_STILL).is_some() {
+                    progress.say(
+                        "nothing is settled at the moment: is the service running, and its circuit closed? Ctrl-C ends \
+                                  the waiting, and takes nothing back",
+                    );
+                }
             }
             // A coordinator that moves, or brokers that are away for a moment.
             Err(KafkaProblem::Failed { .. } | KafkaProblem::Unreachable { .. }) => {}
