@@ -138,3 +138,25 @@ fn events_that_are_rejected_for_good_neither_keep_it_open_nor_open_it_again() {
     let opened = instance.log().matches("circuit open").count();
     assert!(opened <= 5, "each is counted once, and 21 of them open it: {opened}");
 }
+
+#[test]
+fn a_redrive_of_what_is_rejected_again_does_not_open_the_circuit() {
+    let world = World::with(1, Behaviour { reject: 1.0, ..Behaviour::default() });
+    world.visits(0..200);
+    world.run_until_caught_up(&["circuit.rejections=0"]);
+    let instance = world.start(&["circuit.rejections=20", "circuit.max_probe_interval=100ms"]);
+    let redrive = world.command(&["dead-letters", "redrive", "--wait", "--json"], &[]).output().expect("it runs");
+    let report: serde_json::Value = serde_json::from_slice(&redrive.stdout).expect("JSON");
+    assert_eq!((&report["letters"], &report["outcomes"]["dead_again"]), (&200.into(), &200.into()), "{report}");
+    assert!(!instance.log().contains("circuit open"), "{}", instance.log());
+    assert_eq!(instance.metric("nat_destination_events_total", &["dead_lettered", "rejected"]), 200.0);
+    assert_eq!(instance.metric("nat_destination_events_requeued_total", &["redrive"]), 200.0);
+    // And where it is open already they are not held: they were dead letters, and are so again.
+    world.visits(1000..1040);
+    world.wait("the circuit is open", || instance.metric("nat_destination_circuit_open", &["rejecting"]) == 1.0);
+    let redrive = world.command(&["dead-letters", "redrive"], &[]).output().expect("it runs");
+    assert!(redrive.status.success(), "{}", String::from_utf8_lossy(&redrive.stderr));
+    let dead = || instance.metric("nat_destination_events_total", &["dead_lettered", "rejected"]);
+    world.wait("they are dead letters again while it is open", || dead() >= 400.0);
+    assert_eq!(instance.metric("nat_destination_circuit_open", &["rejecting"]), 1.0);
+}

@@ -18,6 +18,7 @@ mod outage;
 mod pace;
 mod poison;
 mod rebalance;
+mod redrive;
 mod replay;
 mod resize;
 mod restart;

@@ -12,12 +12,13 @@ mod backfill;
 mod check;
 mod completions;
 mod contact;
+mod dead_letters;
 mod demo;
 mod explain;
 mod feeder;
 mod generate;
-mod man;
 mod instances;
+mod man;
 mod progress;
 mod replay;
 mod run;
@@ -64,6 +65,7 @@ enum Command {
     Status(status::StatusArgs),
     Set(set::SetArgs),
     Forget(contact::ForgetArgs),
+    DeadLetters(dead_letters::DeadLettersArgs),
     Topics(topics::TopicsArgs),
     Replay(replay::ReplayArgs),
     Backfill(backfill::BackfillArgs),
@@ -162,6 +164,7 @@ pub fn main() -> ExitCode {
             Command::Set(args) => set::run(args).await,
             Command::Explain(args) => explain::run(args).await,
             Command::Forget(args) => contact::forget(args).await,
+            Command::DeadLetters(args) => dead_letters::run(args).await,
             Command::Topics(args) => topics::run(args).await,
             Command::Replay(args) => replay::run(args).await,
             Command::Backfill(args) => backfill::run(args).await,

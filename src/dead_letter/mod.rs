@@ -7,11 +7,18 @@ use crate::kafka::Headers;
 use crate::nat::Answer;
 use crate::segment::Invalid;
 
+pub mod masked;
+pub mod note;
 pub mod origin;
+pub mod record;
 pub mod road;
+pub mod select;
 
+pub use note::Note;
 pub use origin::Origin;
+pub use record::{Kind, Letter};
 pub use road::Road;
+pub use select::Filter;
 
 /// Our own headers.
 pub mod header {
@@ -66,6 +73,59 @@ impl Reason {
         match self {
             Reason::Invalid(reason) => reason.as_str(),
             Reason::Undeliverable(reason) => reason.as_str(),
+        }
+    }
+
+    /// Every word that this version writes, each once.
+    pub fn words() -> Vec<&'static str> {
+        let undeliverable = Undeliverable::ALL.into_iter().map(Undeliverable::as_str);
+        let invalid = Invalid::ALL.into_iter().map(Invalid::as_str);
+        let mut words: Vec<_> = undeliverable.chain(invalid).collect();
+        words.sort_unstable();
+        words.dedup();
+        words
+    }
+
+    /// The reason that a header names; `None`: a word of a newer version. `too_large` is a batch's only where ingest says so,
+    /// which makes no difference to what is to be done.
+    pub fn of(word: &str) -> Option<Reason> {
+        let undeliverable = Undeliverable::ALL.into_iter().find(|reason| reason.as_str() == word);
+        let invalid = Invalid::ALL.into_iter().find(|reason| reason.as_str() == word);
+        undeliverable.map(Reason::Undeliverable).or(invalid.map(Reason::Invalid))
+    }
+
+    /// What whoever is on call can do about it.
+    pub fn what_to_do(self) -> &'static str {
+        match self {
+            Reason::Undeliverable(Undeliverable::Rejected) => {
+                "Nat.app's answer says what it does not like. When that is mended there, redrive it; when the event is at \
+                 fault, mend whoever sends it. The contact's day is not used up: its next event is tried"
+            }
+            Reason::Undeliverable(Undeliverable::RetriesExhausted) => {
+                "Nat.app failed at it for as long as retry.max_elapsed allows. When it is well again, redrive it"
+            }
+            Reason::Undeliverable(Undeliverable::TooLarge) | Reason::Invalid(Invalid::TooLarge) => {
+                "raise topics.max_message_bytes and max.message.bytes of the queue topic, then redrive it; or make whoever \
+                 sends it send less"
+            }
+            Reason::Invalid(Invalid::MissingEmail | Invalid::InvalidEmail) => {
+                "Nat.app knows contacts by their email only. Identify calls without one are normal; where the address stands \
+                 in userId, set identify.user_id_as_email and redrive it"
+            }
+            Reason::Invalid(Invalid::MissingTimestamp | Invalid::InvalidTimestamp) => {
+                "if its time stands in another field, name that in identify.timestamp_fields and redrive it; else mend \
+                 whoever sends it"
+            }
+            Reason::Invalid(Invalid::TimestampOutOfRange) => {
+                "a clock is wrong where it was sent; or set identify.oldest and identify.max_ahead otherwise and redrive it"
+            }
+            Reason::Invalid(Invalid::MissingType | Invalid::NotJson | Invalid::NotObject | Invalid::Empty) => {
+                "if the event stands in a wrapper or in schema-registry framing, say so in the settings [source] and redrive \
+                 it; else mend whoever sends it"
+            }
+            Reason::Invalid(Invalid::Poison) => {
+                "report it with the place that the log names; redrive it with the version in which that is mended"
+            }
         }
     }
 

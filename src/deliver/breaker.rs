@@ -68,6 +68,9 @@ pub enum Signal {
     /// Of an event that the open circuit had held, after it was answered. It has been counted: were it counted at each
     /// closing, those that were held would open the circuit again and again, however few they are among all events.
     RejectedAgain,
+    /// Of a redriven event, which is known to have failed before: whoever redrives more of them than there are others must
+    /// not open the circuit with it, nor keep it open.
+    RejectedAsBefore,
     /// May be tried again, not before so long if Nat.app said so.
     Failed(Option<Duration>),
     Unauthorized,
@@ -156,7 +159,7 @@ impl Breaker {
                     self.open(OpenReason::Rejecting, None, now);
                 }
             }
-            Signal::RejectedAgain => self.failures = Row::default(),
+            Signal::RejectedAgain | Signal::RejectedAsBefore => self.failures = Row::default(),
             Signal::Failed(retry_after) => {
                 self.failures.add(contact);
                 if self.failures.several && self.failures.length >= self.settings.failures {
@@ -171,7 +174,14 @@ impl Breaker {
     fn probe_answered(&mut self, open: Open, signal: Signal, now: Instant) {
         let (reason, retry_after) = match signal {
             Signal::Accepted => return self.close(),
-            Signal::Rejected | Signal::RejectedAgain if !open.guarded => return self.close(),
+            Signal::Rejected | Signal::RejectedAgain | Signal::RejectedAsBefore if !open.guarded => {
+                return self.close();
+            }
+            // It says nothing that was not known: the next one may go at once.
+            Signal::RejectedAsBefore => {
+                self.state = State::Open(Open { reason: OpenReason::Rejecting, until: now, ..open });
+                return;
+            }
             Signal::Rejected | Signal::RejectedAgain => (OpenReason::Rejecting, None),
             Signal::Failed(retry_after) => (OpenReason::Unavailable, retry_after),
             Signal::Unauthorized => (OpenReason::Unauthorized, None),
@@ -267,6 +277,25 @@ mod tests {
         let (mut breaker, now) = breaker();
         (1..=100).for_each(|n| breaker.answered(contact(n), Signal::RejectedAgain, false, now));
         assert_eq!(breaker.permit(now), Permit::All);
+    }
+
+    #[test]
+    fn a_redriven_event_that_is_rejected_as_before_neither_opens_it_nor_makes_the_next_probe_wait() {
+        let (mut breaker, now) = breaker();
+        (1..=100).for_each(|n| breaker.answered(contact(n), Signal::RejectedAsBefore, false, now));
+        assert_eq!(breaker.permit(now), Permit::All);
+        (1..=4).for_each(|n| breaker.answered(contact(n), Signal::Rejected, false, now));
+        assert_eq!(reason(&breaker), Some(OpenReason::Rejecting));
+        let due = now + SECOND;
+        for n in 1..=100 {
+            assert_eq!(breaker.permit(due), Permit::Probe);
+            breaker.probe_sent();
+            breaker.answered(contact(n), Signal::RejectedAsBefore, true, due);
+        }
+        assert_eq!(reason(&breaker), Some(OpenReason::Rejecting));
+        breaker.probe_sent();
+        breaker.answered(contact(1), Signal::Rejected, true, due);
+        assert_eq!(breaker.next_probe(), Some(due + 2 * SECOND), "doubled once, by the one that says something new");
     }
 
     #[test]
@@ -372,8 +401,10 @@ mod tests {
                     let several = self.failed.iter().any(|other| *other != self.failed[0]);
                     (several && self.failed.len() >= 3).then_some(OpenReason::Unavailable)
                 }
-                Signal::Rejected | Signal::RejectedAgain if was_open => self.guarded.then_some(OpenReason::Rejecting),
-                Signal::RejectedAgain => {
+                Signal::Rejected | Signal::RejectedAgain | Signal::RejectedAsBefore if was_open => {
+                    self.guarded.then_some(OpenReason::Rejecting)
+                }
+                Signal::RejectedAgain | Signal::RejectedAsBefore => {
                     self.failed.clear();
                     None
                 }
@@ -400,6 +431,7 @@ mod tests {
             4 => Just(Signal::Accepted),
             4 => Just(Signal::Rejected),
             2 => Just(Signal::RejectedAgain),
+            2 => Just(Signal::RejectedAsBefore),
             4 => (0u64..10).prop_map(|s| Signal::Failed((s > 5).then(|| s * SECOND.as_secs()).map(Duration::from_secs))),
             1 => Just(Signal::Unauthorized),
             1 => Just(Signal::EndpointNotFound),

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use super::feed::QueueRecord;
 use super::retry::{FailedAttempt, Tries};
 use crate::config;
-use crate::dead_letter::{Attempts, Origin};
+use crate::dead_letter::{Attempts, Origin, Road};
 use crate::dedup::{Contact, DedupKey, Kind, Place, Tried};
 use crate::mutant;
 use crate::nat::{self, Answer};
@@ -22,6 +22,8 @@ pub struct Event {
     tries: Option<Box<Tries>>,
     /// It was answered, and the open circuit held it.
     pub held: bool,
+    /// It was a dead letter before.
+    pub redriven: bool,
 }
 
 /// Whose event it is, and what it is compared by with those before it.
@@ -70,7 +72,8 @@ pub fn read(
 ) -> Read {
     match contained(|| judge(&record, rules, suppressed, now, is_known)) {
         Ok(Judged::Event { id, body, idempotency_key }) => {
-            Read::Event(Box::new(Event { id, body, idempotency_key, tries: None, held: false, record }))
+            let redriven = matches!(Road::of(&record.headers), Some(Road::Redrive(_)));
+            Read::Event(Box::new(Event { id, body, idempotency_key, tries: None, held: false, redriven, record }))
         }
         Ok(Judged::Duplicate(id)) => Read::Duplicate(id),
         Ok(Judged::Filtered(reason)) => Read::Filtered(reason),
@@ -133,6 +136,11 @@ impl Event {
 
     pub fn has_failed(&self) -> bool {
         self.held || self.tries.is_some()
+    }
+
+    /// Whether nothing is known yet of what Nat.app says to it.
+    pub fn is_new(&self) -> bool {
+        !self.has_failed() && !self.redriven
     }
 
     /// Takes in an attempt that failed.

@@ -29,7 +29,7 @@ impl Deliver {
             let contains = |set: &DeliveredSet| set.contains(&head.id.key, head.id.place, head.id.source_timestamp);
             if !partition.delivered.as_ref().is_some_and(contains) || mutant::is(Mutant::MarkOnReceipt) {
                 // The best probe is an event that has never failed: those that have may be why the circuit is open.
-                match self.breaker.is_open().is_some() && !head.has_failed() {
+                match self.breaker.is_open().is_some() && head.is_new() {
                     true => self.schedule.make_ready_first(lane),
                     false => self.schedule.make_ready(lane),
                 }
@@ -136,12 +136,17 @@ impl Deliver {
             self.schedule.make_ready(lane);
             return Ok(());
         };
-        match answer.verdict() {
+        let verdict = answer.verdict();
+        let open = self.breaker.is_open().map(|(reason, _)| reason);
+        let redriven = partition.lanes.head(&lane.contact).is_some_and(|event| event.redriven);
+        // A redriven event that is rejected was so before: to hold it would tell nothing, and keep the circuit busy.
+        let as_before = redriven && verdict == Verdict::Rejected && open == Some(OpenReason::Rejecting);
+        match verdict {
             Verdict::Accepted => self.accepted(lane),
             Verdict::Unauthorized if mutant::is(Mutant::DropOn401) => self.drop_event(lane),
             // Not this event's fault, or it cannot be known: no attempt is spent, and nothing becomes a dead letter. It goes
             // behind the others: the next probe is another contact's, since this event may be why this one failed.
-            _ if self.breaker.is_open().is_some() => {
+            _ if open.is_some() && !as_before => {
                 if let Some(event) = partition.lanes.head(&lane.contact) {
                     event.held = true;
                 }
@@ -177,9 +182,11 @@ impl Deliver {
 
     fn tell_breaker(&mut self, lane: LaneId, answer: &Answer, now: Instant, probe: bool) {
         let partition = self.partitions.get_mut(&lane.partition).filter(|p| p.generation == lane.generation);
-        let held = partition.and_then(|p| p.lanes.head(&lane.contact)).is_some_and(|event| event.held);
+        let head = partition.and_then(|p| p.lanes.head(&lane.contact));
+        let (held, redriven) = head.map_or((false, false), |event| (event.held, event.redriven));
         let signal = match answer.verdict() {
             Verdict::Accepted => Signal::Accepted,
+            Verdict::Rejected if redriven => Signal::RejectedAsBefore,
             Verdict::Rejected if held => Signal::RejectedAgain,
             Verdict::Rejected => Signal::Rejected,
             Verdict::Retry(retry_after) => Signal::Failed(retry_after),

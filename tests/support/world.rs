@@ -211,8 +211,10 @@ impl World {
         records
     }
 
+    /// Without the notes of what was redriven.
     pub fn dead_letters(&self) -> Vec<DeadLetter> {
-        self.read(&self.topic("dead-letter"))
+        let records = self.read(&self.topic("dead-letter"));
+        records.into_iter().filter(|record| record.header("nat.redriven").is_none()).collect()
     }
 
     // ── the stand-in ─────────────────────────────────────────────────────────────────────────────────────────────

@@ -1,0 +1,111 @@
+//! `dead-letters`: what could not be delivered, and why; and how it is sent again once that is mended.
+
+mod export;
+mod list;
+mod outcomes;
+mod redrive;
+mod scan;
+mod show;
+mod stats;
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::builder::PossibleValuesParser;
+use clap::{Args, Subcommand};
+use jiff::Timestamp;
+
+use super::time::instant;
+use super::{CommandError, SettingsArgs, load, start_logs};
+use crate::config::{Config, Log};
+use crate::dead_letter::select::FOREIGN;
+use crate::dead_letter::{Filter, Reason};
+use crate::dedup::Contact;
+use crate::segment::normalise_email;
+
+/// See what could not be delivered and why, and send it again
+#[derive(Debug, Args)]
+pub struct DeadLettersArgs {
+    #[command(subcommand)]
+    command: DeadLettersCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum DeadLettersCommand {
+    Stats(stats::StatsArgs),
+    List(list::ListArgs),
+    Show(show::ShowArgs),
+    Export(export::ExportArgs),
+    Redrive(redrive::RedriveArgs),
+}
+
+pub async fn run(args: DeadLettersArgs) -> Result<ExitCode, CommandError> {
+    start_logs(&Log { format: "human".into(), level: "error".into() });
+    match args.command {
+        DeadLettersCommand::Stats(args) => stats::run(args).await,
+        DeadLettersCommand::List(args) => list::run(args).await,
+        DeadLettersCommand::Show(args) => show::run(args).await,
+        DeadLettersCommand::Export(args) => export::run(args).await,
+        DeadLettersCommand::Redrive(args) => redrive::run(args).await,
+    }
+}
+
+/// Which dead letters are meant: all that are given have to hold. Without any, all are.
+#[derive(Debug, Args)]
+struct FilterArgs {
+    /// Only those of this reason; may be repeated
+    #[arg(long, value_name = "REASON", value_parser = PossibleValuesParser::new(words()), hide_possible_values = true)]
+    reason: Vec<String>,
+    /// Only those that Nat.app answered with this status; may be repeated
+    #[arg(long, value_name = "STATUS")]
+    status: Vec<u16>,
+    /// Only those written at this time or after it: 2026-11-01, 2026-11-01T08:00Z, or how long ago, such as 2h or 3d
+    #[arg(long, value_name = "TIME", value_parser = instant)]
+    since: Option<Timestamp>,
+    /// Only those written before this time
+    #[arg(long, value_name = "TIME", value_parser = instant)]
+    until: Option<Timestamp>,
+    /// Only this contact's; the address does not leave this machine
+    #[arg(long, value_name = "EMAIL", value_parser = contact)]
+    contact: Option<Contact>,
+    /// Only those that came from this source topic
+    #[arg(long, value_name = "TOPIC")]
+    topic: Option<String>,
+}
+
+fn words() -> Vec<&'static str> {
+    [Reason::words(), vec![FOREIGN]].concat()
+}
+
+fn contact(email: &str) -> Result<Contact, String> {
+    normalise_email(email).map(|email| Contact::of(&email)).map_err(|_| "it is no email address".to_owned())
+}
+
+impl FilterArgs {
+    fn filter(self) -> Filter {
+        let FilterArgs { reason, status, since, until, contact, topic } = self;
+        Filter { reasons: reason, statuses: status, since, until, contact, topic }
+    }
+}
+
+/// The settings and the filter; or the exit code of a wrong usage, which has been told.
+fn prepare(settings: &SettingsArgs, filter: FilterArgs) -> Result<Result<(Config, Filter), ExitCode>, CommandError> {
+    let filter = filter.filter();
+    if let Err(upside_down) = filter.check() {
+        eprintln!("error: {upside_down}");
+        return Ok(Err(ExitCode::from(2)));
+    }
+    Ok(Ok((load(settings)?, filter)))
+}
+
+/// Writes a result. A reader that has read enough (`| head`) is no problem.
+fn print(text: &str) -> Result<(), CommandError> {
+    match io::stdout().lock().write_all(text.as_bytes()).and_then(|()| io::stdout().flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(CommandError::told(error)),
+        _ => Ok(()),
+    }
+}
+
+fn rfc3339(millis: i64) -> Option<String> {
+    Timestamp::from_millisecond(millis).ok().map(|time| format!("{time:.3}"))
+}

@@ -1,0 +1,180 @@
+//! What came of events that were redriven: waited for by what the deliver group has committed, then read from the topics
+//! that the outcomes are written to.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
+
+use rdkafka::message::Message;
+use serde_json::json;
+use tokio::runtime::Handle;
+
+use super::scan;
+use crate::cli::progress::Progress;
+use crate::cli::{CommandError, Stopped};
+use crate::config::Config;
+use crate::dead_letter::Kind;
+use crate::dedup::Change;
+use crate::kafka::{self, KafkaProblem, Next, Range, RangeReader, TopicPartition};
+
+/// How often committed offsets are looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// Nothing settled for so long is worth a word.
+const LONGEST_STILL: Duration = Duration::from_secs(15);
+
+/// An event in the queue: by what its dead letter would be known, were it to become one again.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Sent {
+    pub source: String,
+    pub redrives: u32,
+}
+
+/// Where the outcomes begin to be written.
+pub struct Watch {
+    delivered: Vec<Range>,
+    letters: Vec<Range>,
+}
+
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Outcomes {
+    delivered: u64,
+    dead_again: u64,
+    duplicate: u64,
+}
+
+impl Outcomes {
+    pub fn json(&self) -> serde_json::Value {
+        json!({"delivered": self.delivered, "duplicate": self.duplicate, "dead_again": self.dead_again})
+    }
+
+    pub fn lines(&self) -> impl Iterator<Item = (&'static str, u64, &'static str)> {
+        [
+            ("delivered", self.delivered, ""),
+            ("duplicate", self.duplicate, "their contact had been delivered on that day by then"),
+            ("dead again", self.dead_again, "dead letters anew: list them, newest first"),
+        ]
+        .into_iter()
+    }
+}
+
+impl Watch {
+    pub async fn begin(config: &Config) -> Result<Watch, CommandError> {
+        let delivered = kafka::whole(config, &config.topics.delivered).await.map_err(CommandError::told)?;
+        let letters = kafka::whole(config, &config.topics.dead_letter).await.map_err(CommandError::told)?;
+        Ok(Watch { delivered, letters })
+    }
+
+    /// Blocking. `None`: it was stopped before all were settled.
+    pub fn wait(
+        self,
+        config: &Config,
+        sent: &BTreeMap<(i32, i64), Sent>,
+        stopped: &Stopped,
+    ) -> Result<Option<Outcomes>, CommandError> {
+        let settled = wait_until_settled(config, sent, stopped)?;
+        let again = |topic: &str| Handle::current().block_on(kafka::whole(config, topic)).map_err(CommandError::told);
+        if !settled {
+            return Ok(None);
+        }
+        let delivered = since(self.delivered, again(&config.topics.delivered)?);
+        let letters = since(self.letters, again(&config.topics.dead_letter)?);
+        let Some(delivered) = accepted(config, delivered, sent, stopped).map_err(CommandError::told)? else {
+            return Ok(None);
+        };
+        let expected: BTreeSet<&Sent> = sent.values().collect();
+        let mut dead = BTreeSet::new();
+        let all = scan::read(config, letters, "reading outcomes", stopped, |found| {
+            if let Kind::Letter(letter) = &found.kind {
+                let source = letter.origin.as_ref().map(ToString::to_string).unwrap_or_default();
+                let again = Sent { source, redrives: letter.redrives };
+                if expected.contains(&again) {
+                    dead.insert(again);
+                }
+            }
+            Ok(ControlFlow::Continue(()))
+        })?;
+        let outcomes = || {
+            let (delivered, dead_again) = (delivered, dead.len() as u64);
+            let duplicate = (sent.len() as u64).saturating_sub(delivered + dead_again);
+            Outcomes { delivered, dead_again, duplicate }
+        };
+        Ok(all.then(outcomes))
+    }
+}
+
+/// Each has been settled when the deliver group has committed beyond it, whichever instance did it.
+fn wait_until_settled(
+    config: &Config,
+    sent: &BTreeMap<(i32, i64), Sent>,
+    stopped: &Stopped,
+) -> Result<bool, CommandError> {
+    let place = |partition: i32| -> TopicPartition { (config.topics.queue.clone(), partition) };
+    let partitions: BTreeSet<i32> = sent.keys().map(|(partition, _)| *partition).collect();
+    let places: Vec<_> = partitions.into_iter().map(place).collect();
+    let mut progress = Progress::new("waiting for their outcomes", "events", sent.len() as u64);
+    // How many were settled when that last changed, and when; `None` once it has been told that nothing moves.
+    let mut moved = Some((0, Instant::now()));
+    while !stopped.is_so() {
+        match Handle::current().block_on(kafka::committed(config, &config.topics.deliver_group, places.clone())) {
+            Ok(committed) => {
+                let is_settled = |(partition, offset): &&(i32, i64)| {
+                    committed.get(&place(*partition)).is_some_and(|next| next > offset)
+                };
+                let settled = sent.keys().filter(is_settled).count();
+                if settled == sent.len() {
+                    return Ok(true);
+                }
+                progress.at(settled as u64);
+                if moved.is_some_and(|(before, _)| before != settled) {
+                    moved = Some((settled, Instant::now()));
+                } else if moved.take_if(|(_, since)| since.elapsed() > LONGEST_STILL).is_some() {
+                    progress.say(
+                        "nothing is settled at the moment: is the service running, and its circuit closed? Ctrl-C ends \
+                                  the waiting, and takes nothing back",
+                    );
+                }
+            }
+            // A coordinator that moves, or brokers that are away for a moment.
+            Err(KafkaProblem::Failed { .. } | KafkaProblem::Unreachable { .. }) => {}
+            Err(problem) => return Err(CommandError::told(problem)),
+        }
+        std::thread::sleep(LOOK_EVERY);
+    }
+    Ok(false)
+}
+
+/// What has been written between two looks.
+fn since(before: Vec<Range>, now: Vec<Range>) -> Vec<Range> {
+    let begin = |place: &TopicPartition| before.iter().find(|range| range.place == *place).map(|range| range.end);
+    now.into_iter()
+        .map(|range| Range { begin: begin(&range.place).unwrap_or(range.begin).max(range.begin), ..range })
+        .collect()
+}
+
+/// How many of them the changelog says were accepted.
+fn accepted(
+    config: &Config,
+    ranges: Vec<Range>,
+    sent: &BTreeMap<(i32, i64), Sent>,
+    stopped: &Stopped,
+) -> Result<Option<u64>, KafkaProblem> {
+    let mut reader = RangeReader::new(config, ranges)?;
+    let mut accepted = BTreeSet::new();
+    while !stopped.is_so() {
+        match reader.next()? {
+            Next::Record(message) => {
+                let change = Change::decode(message.key().unwrap_or_default(), message.payload().unwrap_or_default());
+                if let Ok(Change::Delivered(delivered)) = change {
+                    // Record p of one topic belongs to partition p of the other.
+                    let place = (message.partition(), delivered.queue_offset);
+                    if sent.contains_key(&place) {
+                        accepted.insert(place);
+                    }
+                }
+            }
+            Next::Idle => {}
+            Next::End => return Ok(Some(accepted.len() as u64)),
+        }
+    }
+    Ok(None)
+}

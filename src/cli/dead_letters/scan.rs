@@ -1,0 +1,114 @@
+//! Reading the dead-letter topic to an end that is fixed before: what all of these commands share.
+
+use std::fmt;
+use std::ops::ControlFlow;
+
+use jiff::Timestamp;
+use rdkafka::message::{Message, OwnedMessage};
+
+use crate::cli::progress::Progress;
+use crate::cli::{CommandError, STOPPED, Stopped};
+use crate::config::Config;
+use crate::dead_letter::record::contact;
+use crate::dead_letter::{Filter, Kind, Letter, Note};
+use crate::dedup::Contact;
+use crate::kafka::{self, Next, Range, RangeReader, headers_of};
+
+/// Where a record of the dead-letter topic stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    pub partition: i32,
+    pub offset: i64,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.partition, self.offset)
+    }
+}
+
+impl From<Note> for Place {
+    fn from(Note { partition, offset }: Note) -> Place {
+        Place { partition, offset }
+    }
+}
+
+/// One record of the topic.
+pub struct Found {
+    message: Box<OwnedMessage>,
+    pub kind: Kind,
+}
+
+impl Found {
+    pub fn new(message: Box<OwnedMessage>) -> Found {
+        let headers = message.headers().map(headers_of).unwrap_or_default();
+        let kind = Kind::of(message.key(), message.payload(), headers);
+        Found { message, kind }
+    }
+
+    pub fn place(&self) -> Place {
+        Place { partition: self.message.partition(), offset: self.message.offset() }
+    }
+
+    /// When it was written: Unix milliseconds.
+    pub fn at(&self) -> i64 {
+        self.message.timestamp().to_millis().unwrap_or(-1)
+    }
+
+    pub fn key(&self) -> Option<&[u8]> {
+        self.message.key()
+    }
+
+    pub fn value(&self) -> Option<&[u8]> {
+        self.message.payload()
+    }
+
+    pub fn contact(&self, config: &Config, letter: &Letter) -> Option<Contact> {
+        contact(&config.rules, self.value(), letter.is_event, Timestamp::now())
+    }
+
+    /// Whether the filter takes it; never a note.
+    pub fn is_meant(&self, config: &Config, filter: &Filter) -> bool {
+        match &self.kind {
+            Kind::Letter(letter) => filter.takes(letter, self.at(), || self.contact(config, letter)),
+            Kind::Foreign(_) => filter.takes_foreign(self.at()),
+            Kind::Note(_) => false,
+        }
+    }
+}
+
+/// Where the letters may stand that the filter takes, and the notes of them, which are younger.
+pub async fn ranges(config: &Config, filter: &Filter) -> Result<Vec<Range>, CommandError> {
+    kafka::between(config, &config.topics.dead_letter, filter.since, None).await.map_err(CommandError::told)
+}
+
+/// Reads it all, unless it is told otherwise; true if it has come to the end.
+pub fn read(
+    config: &Config,
+    ranges: Vec<Range>,
+    what: &'static str,
+    stopped: &Stopped,
+    mut each: impl FnMut(Found) -> Result<ControlFlow<()>, CommandError>,
+) -> Result<bool, CommandError> {
+    let mut reader = RangeReader::new(config, ranges).map_err(CommandError::told)?;
+    let mut progress = Progress::new(what, "records", reader.total());
+    while !stopped.is_so() {
+        match reader.next().map_err(CommandError::told)? {
+            Next::Record(message) => {
+                if each(Found::new(message))?.is_break() {
+                    return Ok(false);
+                }
+            }
+            Next::Idle => {}
+            Next::End => return Ok(true),
+        }
+        progress.at(reader.done());
+    }
+    Ok(false)
+}
+
+/// What a command says that was stopped before it had found out anything.
+pub fn cut_short() -> std::process::ExitCode {
+    eprintln!("stopped before everything was read; nothing was changed");
+    std::process::ExitCode::from(STOPPED)
+}

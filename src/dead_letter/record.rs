@@ -1,0 +1,292 @@
+//! What a record of the dead-letter topic tells: a letter of ours, the note that one has been redriven, or something that
+//! another tool wrote. Our headers stand behind the original ones and are taken off from the end, so that an original header
+//! of the same name stays. What a newer version writes is read as far as it is known. Pure.
+
+use jiff::Timestamp;
+
+use super::{Note, Origin, Reason, header, origin};
+use crate::dedup::Contact;
+use crate::kafka::Headers;
+use crate::poison::contained;
+use crate::segment::{self, Outcome, Reading, Rules};
+
+/// The first of our headers: Kafka Connect's names come first.
+const FIRST: &str = "__connect.errors.topic";
+const MESSAGE: &str = "__connect.errors.exception.message";
+const CONNECT: &str = "__connect.errors.";
+const OURS: &str = "nat.";
+
+/// What a record is.
+#[derive(Debug)]
+pub enum Kind {
+    Letter(Box<Letter>),
+    Note(Note),
+    /// Another tool's: it has none of our headers.
+    Foreign(Headers),
+}
+
+/// What our headers tell.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Letter {
+    /// The word; see `Reason::of`.
+    pub reason: String,
+    pub status: Option<u16>,
+    /// Nat.app's words, redacted.
+    pub answer: Option<String>,
+    pub attempts: Option<u32>,
+    /// Unix milliseconds.
+    pub first_attempt: Option<i64>,
+    /// Unix milliseconds.
+    pub last_attempt: Option<i64>,
+    /// How often the event had been redriven when it became this letter.
+    pub redrives: u32,
+    /// Without the key, which is the letter's own.
+    pub origin: Option<Origin<'static>>,
+    /// What happened in plain words.
+    pub message: Option<String>,
+    /// Whether the value is one event; else it is a source record as it came.
+    pub is_event: bool,
+    /// The length of the whole, where the dead-letter topic does not hold it.
+    pub truncated: Option<u64>,
+    /// The source record's headers.
+    pub original: Headers,
+    /// Names of ours that this version does not know.
+    pub newer: Vec<String>,
+}
+
+impl Kind {
+    pub fn of(key: Option<&[u8]>, value: Option<&[u8]>, headers: Headers) -> Kind {
+        if let Some(note) = Note::of(key, value, &headers) {
+            return Kind::Note(note);
+        }
+        let ours = |name: &str| name.starts_with(CONNECT) || name.starts_with(OURS);
+        let begin = headers.iter().rposition(|(name, _)| name == FIRST);
+        let Some(begin) = begin.filter(|begin| headers[*begin..].iter().all(|(name, _)| ours(name))) else {
+            return Kind::Foreign(headers);
+        };
+        let mut original = headers;
+        let told = Told(original.split_off(begin));
+        match told.text(header::REASON) {
+            Some(reason) => Kind::Letter(Box::new(Letter::of(reason, &told, original))),
+            None => {
+                original.extend(told.0);
+                Kind::Foreign(original)
+            }
+        }
+    }
+}
+
+impl Letter {
+    fn of(reason: String, told: &Told, original: Headers) -> Letter {
+        let origin = told.text(origin::SOURCE).and_then(|text| Origin::parse(&text)).or_else(|| told.origin());
+        let in_batch = origin.as_ref().is_some_and(|origin| origin.item.is_some());
+        Letter {
+            reason,
+            status: told.number(header::STATUS),
+            answer: told.text(header::ANSWER),
+            attempts: told.number(header::ATTEMPTS),
+            first_attempt: told.number(header::FIRST_ATTEMPT),
+            last_attempt: told.number(header::LAST_ATTEMPT),
+            redrives: told.number(header::REDRIVE_COUNT).unwrap_or(0),
+            message: told.text(MESSAGE),
+            // Ingest keeps a record that is wrong as a whole as it came, with its framing and envelope.
+            is_event: in_batch || told.text("__connect.errors.stage").is_some_and(|stage| stage == "TASK_PUT"),
+            truncated: told.number(header::TRUNCATED),
+            newer: told.newer(),
+            origin,
+            original,
+        }
+    }
+}
+
+/// Our own headers of one letter.
+struct Told(Headers);
+
+impl Told {
+    fn text(&self, name: &str) -> Option<String> {
+        let (_, value) = self.0.iter().find(|(other, _)| other == name)?;
+        Some(String::from_utf8_lossy(value.as_deref()?).into_owned())
+    }
+
+    fn number<N: std::str::FromStr>(&self, name: &str) -> Option<N> {
+        self.text(name)?.parse().ok()
+    }
+
+    /// By Kafka Connect's headers, where a newer version writes ours otherwise.
+    fn origin(&self) -> Option<Origin<'static>> {
+        Some(Origin {
+            topic: self.text(FIRST)?.into(),
+            partition: self.number("__connect.errors.partition")?,
+            offset: self.number("__connect.errors.offset")?,
+            timestamp: -1,
+            key: None,
+            item: None,
+            road: None,
+        })
+    }
+
+    fn newer(&self) -> Vec<String> {
+        let known = [
+            origin::SOURCE,
+            header::REASON,
+            header::STATUS,
+            header::ANSWER,
+            header::ATTEMPTS,
+            header::FIRST_ATTEMPT,
+            header::LAST_ATTEMPT,
+            header::REDRIVE_COUNT,
+            header::TRUNCATED,
+        ];
+        let names = self.0.iter().map(|(name, _)| name);
+        names.filter(|name| name.starts_with(OURS) && !known.contains(&name.as_str())).cloned().collect()
+    }
+}
+
+/// What today's rules make of a letter's value.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Today<'a> {
+    /// Identify calls that could be sent: email, event and place in the batch.
+    Events(Vec<(String, std::borrow::Cow<'a, [u8]>, Option<usize>)>),
+    /// Nothing for Nat.app.
+    Filtered,
+    Invalid(Reason),
+}
+
+/// Classifies a value by the rules that ingest goes by. Whatever has been made right since then is right now.
+pub fn today<'a>(rules: &Rules, value: Option<&'a [u8]>, is_event: bool, now: Timestamp) -> Today<'a> {
+    let poison = Today::Invalid(Reason::Invalid(segment::Invalid::Poison));
+    contained(|| classify(rules, value, is_event, now)).unwrap_or(poison)
+}
+
+fn classify<'a>(rules: &Rules, value: Option<&'a [u8]>, is_event: bool, now: Timestamp) -> Today<'a> {
+    let reading = match value {
+        Some(event) if is_event => Reading::One { event, outcome: segment::classify(rules, event, now) },
+        value => segment::read(rules, value, now),
+    };
+    match reading {
+        Reading::One { event, outcome: Outcome::Identify(identify) } => {
+            Today::Events(vec![(identify.email, event.into(), None)])
+        }
+        Reading::One { outcome: Outcome::Filtered(_), .. } => Today::Filtered,
+        Reading::One { outcome: Outcome::Invalid { reason, .. }, .. } => Today::Invalid(Reason::Invalid(reason)),
+        Reading::Batch(items) => {
+            let items =
+                items.into_iter().enumerate().filter_map(|(number, item)| match segment::classify(rules, &item, now) {
+                    Outcome::Identify(identify) => Some((identify.email, item, Some(number))),
+                    Outcome::Filtered(_) | Outcome::Invalid { .. } => None,
+                });
+            let items: Vec<_> = items.collect();
+            if items.is_empty() { Today::Filtered } else { Today::Events(items) }
+        }
+    }
+}
+
+/// Whose event a letter is, where its email can be told.
+pub fn contact(rules: &Rules, value: Option<&[u8]>, is_event: bool, now: Timestamp) -> Option<Contact> {
+    let outcome = |outcome: Outcome<'_>| match outcome {
+        Outcome::Identify(identify) => Some(Contact::of(&identify.email)),
+        Outcome::Invalid { email, .. } => email.map(|email| Contact::of(&email)),
+        Outcome::Filtered(_) => None,
+    };
+    let find = || match value? {
+        event if is_event => outcome(segment::classify(rules, event, now)),
+        value => match segment::read(rules, Some(value), now) {
+            Reading::One { outcome: found, .. } => outcome(found),
+            Reading::Batch(_) => None,
+        },
+    };
+    contained(find).ok().flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Attempts, Road, Undeliverable, Verdict};
+    use super::*;
+    use crate::kafka::headers_of;
+    use crate::nat::Answer;
+
+    fn verdict_headers(original: &Headers, road: Option<Road>) -> Headers {
+        let origin =
+            Origin { topic: "events".into(), partition: 2, offset: 7, timestamp: 1000, key: None, item: None, road };
+        let answer = Answer::Status { status: 422, retry_after: None, body: "no".into() };
+        let attempts = Attempts { count: 3, first: 10, last: 20, answer };
+        let reason = Reason::Undeliverable(Undeliverable::Rejected);
+        headers_of(&Verdict { origin: &origin, stage: "deliver", reason, attempts: Some(&attempts) }.headers(original))
+    }
+
+    fn letter(headers: Headers) -> Letter {
+        match Kind::of(None, Some(b"{}"), headers) {
+            Kind::Letter(letter) => *letter,
+            other => panic!("a letter: {other:?}"),
+        }
+    }
+
+    fn plain(headers: &[(&str, &str)]) -> Headers {
+        headers.iter().map(|(name, value)| ((*name).to_owned(), Some(value.as_bytes().to_vec()))).collect()
+    }
+
+    #[test]
+    fn what_a_verdict_writes_is_read_again_and_the_original_headers_stay_even_of_our_names() {
+        // A dead letter that came in as a source record: the original headers are a dead letter's own.
+        let once = verdict_headers(&plain(&[("trace", "t"), ("nat.reason", "theirs")]), None);
+        let twice = letter(verdict_headers(&once, Some(Road::Redrive(2))));
+        assert_eq!(twice.original, once);
+        assert_eq!((twice.reason.as_str(), twice.status, twice.redrives), ("rejected", Some(422), 2));
+        assert_eq!((twice.attempts, twice.first_attempt, twice.last_attempt), (Some(3), Some(10), Some(20)));
+        assert_eq!(twice.origin.map(|origin| origin.to_string()).as_deref(), Some("events/2/7/1000"));
+        assert_eq!((twice.answer.as_deref(), twice.is_event, twice.newer.len()), (Some("no"), true, 0));
+        assert_eq!(letter(once).original, plain(&[("trace", "t"), ("nat.reason", "theirs")]));
+    }
+
+    #[test]
+    fn a_newer_versions_letter_is_read_as_far_as_it_is_known() {
+        let mut headers = verdict_headers(&Vec::new(), None);
+        for (name, value) in &mut headers {
+            if name == "nat.reason" {
+                *value = Some(b"suppressed".to_vec());
+            }
+            if name == "nat.source" {
+                *value = Some(b"v2:whatever".to_vec());
+            }
+        }
+        headers.extend(plain(&[("nat.shard", "9")]));
+        let letter = letter(headers);
+        assert_eq!((letter.reason.as_str(), Reason::of(&letter.reason)), ("suppressed", None));
+        assert_eq!(letter.newer, ["nat.shard"]);
+        assert_eq!(letter.origin.map(|origin| (origin.partition, origin.offset)), Some((2, 7)));
+    }
+
+    #[test]
+    fn what_another_tool_wrote_is_foreign() {
+        let connect = plain(&[("trace", "t"), (FIRST, "x"), ("__connect.errors.offset", "1")]);
+        let behind = [verdict_headers(&Vec::new(), None), plain(&[("mirrored", "yes")])].concat();
+        for headers in [Vec::new(), plain(&[("nat.reason", "rejected")]), connect, behind] {
+            match Kind::of(None, Some(b"{}"), headers.clone()) {
+                Kind::Foreign(kept) => assert_eq!(kept, headers),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_made_right_is_right_today_and_what_is_not_is_not() {
+        let now: Timestamp = "2026-11-24T12:00:00Z".parse().expect("a time");
+        let event = br#"{"type":"identify","timestamp":"2026-11-20","userId":"Ada@example.com"}"#;
+        let missing = Today::Invalid(Reason::Invalid(segment::Invalid::MissingEmail));
+        assert_eq!(today(&Rules::default(), Some(event), false, now), missing);
+        let rules = Rules { user_id_as_email: true, ..Rules::default() };
+        let right = Today::Events(vec![("ada@example.com".to_owned(), event.as_slice().into(), None)]);
+        assert_eq!(today(&rules, Some(event), false, now), right);
+        assert_eq!(contact(&rules, Some(event), true, now), Some(Contact::of("ada@example.com")));
+        assert_eq!(today(&rules, Some(br#"{"type":"track"}"#), true, now), Today::Filtered);
+    }
+
+    #[test]
+    fn every_reason_has_a_word_that_leads_back_to_it() {
+        for word in Reason::words() {
+            let reason = Reason::of(word).expect(word);
+            assert_eq!(reason.as_str(), word);
+            assert!(!reason.what_to_do().is_empty());
+        }
+    }
+}

@@ -1,0 +1,352 @@
+//! Dead letters are seen, told apart, kept and sent again, by the command line alone.
+
+use std::process::{Child, Output, Stdio};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use nat_destination::sandbox::stand_in::Behaviour;
+use serde_json::{Value, json};
+
+use super::support::World;
+use super::support::world::{Record, identify};
+
+const NO_GUARD: &str = "circuit.rejections=0";
+
+fn rejecting(emails: &[&str]) -> Behaviour {
+    Behaviour { reject_emails: emails.iter().map(|email| (*email).to_owned()).collect(), ..Behaviour::default() }
+}
+
+fn dead_letters(world: &World, arguments: &[&str], set: &[&str]) -> Output {
+    world.command(&[&["dead-letters"], arguments].concat(), set).output().expect("it runs")
+}
+
+fn succeeded(output: Output) -> String {
+    assert!(output.status.success(), "{:?}: {}", output.status, String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("text")
+}
+
+/// The JSON lines that a command prints.
+fn lines(world: &World, arguments: &[&str]) -> Vec<Value> {
+    let text = succeeded(dead_letters(world, arguments, &[]));
+    text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+}
+
+fn redrive(world: &World, arguments: &[&str], set: &[&str]) -> Value {
+    let text = succeeded(dead_letters(world, &[&["redrive", "--json"], arguments].concat(), set));
+    serde_json::from_str(&text).expect("JSON")
+}
+
+fn told(output: &Output) -> (Option<i32>, String) {
+    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+fn ada() -> String {
+    identify("ada@example.com", "2026-11-20T08:00:00Z", "m-ada")
+}
+
+fn day(email: &str) -> (String, String) {
+    (email.to_owned(), "2026-11-20".to_owned())
+}
+
+#[test]
+fn a_rejected_contact_is_fixed_and_redriven() {
+    let world = World::with(3, rejecting(&["ada@example.com"]));
+    world.produce(1, Some(b"key"), Some(ada().as_bytes()), &[("trace", Some(b"t")), ("none", None)]);
+    world.event(0, &identify("bob@example.com", "2026-11-20T08:00:00Z", "m-bob"));
+    let instance = world.start(&[]);
+    instance.wait_until_settled(2);
+    world.behave(Behaviour::default());
+    let report = redrive(&world, &["--wait"], &[]);
+    assert_eq!((&report["letters"], &report["reasons"]), (&json!(1), &json!({"rejected": 1})));
+    assert_eq!(report["outcomes"], json!({"delivered": 1, "duplicate": 0, "dead_again": 0}));
+    assert_eq!(world.accepted_days(), [day("ada@example.com"), day("bob@example.com")]);
+    // What goes into the queue is the source record, as ingest put it there, and the road that it took.
+    let mut queued: Vec<Record> = world.read(&world.topic("queue"));
+    queued.retain(|record| record.key.as_deref() == Some(b"ada@example.com"));
+    let [first, again] = queued.as_slice() else { panic!("{queued:?}") };
+    assert_eq!((&first.value, first.partition), (&again.value, again.partition));
+    let road = [("nat.road".to_owned(), Some(b"redrive/1".to_vec()))];
+    assert_eq!(again.headers, [&first.headers[..], &road].concat());
+    // Once more: it is known.
+    let report = redrive(&world, &[], &[]);
+    assert_eq!((&report["letters"], &report["passed_over"]), (&json!(0), &json!({"already_redriven": 1})));
+    assert_eq!(lines(&world, &["list"])[0]["redriven"], json!(true));
+}
+
+/// Starts a redrive that takes seconds, and waits until so many events are in the queue.
+fn slow_redrive(world: &World, until: usize) -> Child {
+    let mut command = world.command(&["dead-letters", "redrive", "--rate", "20"], &[]);
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+    world.wait("some are in the queue", || world.read(&world.topic("queue")).len() >= until);
+    child
+}
+
+#[test]
+fn a_redrive_stopped_halfway_goes_on() {
+    let world = World::with(3, Behaviour { reject: 1.0, ..Behaviour::default() });
+    world.visits(0..80);
+    world.run_until_caught_up(&[NO_GUARD]);
+    world.behave(Behaviour::default());
+    let child = slow_redrive(&world, 80 + 10);
+    assert!(
+        std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().expect("it runs").success()
+    );
+    let (code, said) = told(&child.wait_with_output().expect("it ends"));
+    assert_eq!(code, Some(130));
+    assert!(said.contains("run the same command again to go on"), "{said}");
+    let after_interrupt = world.read(&world.topic("queue")).len();
+    assert!(after_interrupt < 80 + 70, "it was stopped halfway: {after_interrupt}");
+    let mut child = slow_redrive(&world, after_interrupt + 10);
+    child.kill().expect("killed");
+    child.wait().expect("gone");
+    let instance = world.start(&[]);
+    let report = redrive(&world, &["--wait"], &[]);
+    let taken = report["letters"].as_u64().expect("a number") as usize;
+    assert!((1..=80 - 20).contains(&taken), "it went on where it was stopped: {report}");
+    // Between the queue's acknowledgement and the note of it, one killed at 20 a second has a few events at most.
+    let queued = world.read(&world.topic("queue")).len();
+    assert!((160..=165).contains(&queued), "{queued}");
+    instance.wait_until_settled(queued as u64 - 80);
+    assert_eq!(world.accepted_days(), {
+        let mut all: Vec<_> = (0..80).map(|number| day(&format!("p{number}@example.com"))).collect();
+        all.sort();
+        all
+    });
+    assert_eq!(redrive(&world, &[], &[])["passed_over"], json!({"already_redriven": 80}));
+}
+
+#[test]
+fn a_redrive_that_is_rejected_again_counts_and_is_refused_in_the_end() {
+    let world = World::with(1, rejecting(&["ada@example.com"]));
+    world.event(0, &ada());
+    let instance = world.start(&[]);
+    instance.wait_until_settled(1);
+    for round in 1..=2 {
+        let report = redrive(&world, &["--wait", "--max-redrives", "2"], &[]);
+        assert_eq!(report["outcomes"], json!({"delivered": 0, "duplicate": 0, "dead_again": 1}), "round {round}");
+    }
+    let report = redrive(&world, &["--wait", "--max-redrives", "2"], &[]);
+    assert_eq!(report["passed_over"], json!({"already_redriven": 2, "redriven_too_often": 1}));
+    assert_eq!((&report["letters"], &report["outcomes"]), (&json!(0), &Value::Null));
+    let mut counts: Vec<_> =
+        world.dead_letters().iter().filter_map(|letter| letter.header("nat.redrive_count")).collect();
+    counts.sort();
+    assert_eq!(counts, ["0", "1", "2"]);
+    // Whoever knows better may.
+    assert_eq!(redrive(&world, &["--max-redrives", "3"], &[])["letters"], json!(1));
+}
+
+#[test]
+fn a_foreign_dead_letter_is_counted_and_passed_over() {
+    let world = World::with(1, rejecting(&["ada@example.com"]));
+    world.event(0, &ada());
+    world.run_until_caught_up(&[]);
+    let topic = world.topic("dead-letter");
+    let connect: [(&str, Option<&[u8]>); 2] =
+        [("__connect.errors.topic", Some(b"orders")), ("__connect.errors.offset", Some(b"5"))];
+    world.send(&topic, Some(0), None, Some(ada().as_bytes()), &connect);
+    world.send(&topic, Some(0), Some(b"\xff"), Some(b"\xff"), &[]);
+    world.send(&topic, Some(0), None, None, &[("nat.redriven", Some(b"not a place"))]);
+    world.flush();
+    let stats = &lines(&world, &["stats", "--json"])[0];
+    assert_eq!((&stats["letters"], &stats["reasons"]), (&json!(4), &json!({"rejected": 1, "foreign": 3})));
+    assert_eq!(lines(&world, &["list", "--reason", "foreign"]).len(), 3);
+    let shown = succeeded(dead_letters(&world, &["show", "0:0"], &[]))
+        + &succeeded(dead_letters(&world, &["show", "0:1"], &[]));
+    assert!(shown.contains("another tool wrote it"), "{shown}");
+    let report = redrive(&world, &[], &[]);
+    assert_eq!((&report["letters"], &report["passed_over"]), (&json!(1), &json!({"foreign": 3})));
+    assert_eq!(world.read(&world.topic("queue")).len(), 2);
+}
+
+/// Dead letters of four kinds: ada's rejected with 400, bob's with 422, one without an email, and one that is no JSON.
+fn of_four_kinds() -> World {
+    let world = World::with(1, rejecting(&["ada@example.com"]));
+    world.event(0, &ada());
+    world.run_until_caught_up(&[]);
+    world.behave(Behaviour { reject_status: 422, ..rejecting(&["bob@example.com"]) });
+    world.event(0, &identify("Bob@example.com", "2026-11-20T08:00:00Z", "m-bob"));
+    world.event(0, r#"{"type":"identify","timestamp":"2026-11-20T08:00:00Z","userId":"u-815"}"#);
+    world.event(0, r#"{"type":"identify","timestamp":"#);
+    world.run_until_caught_up(&[]);
+    world
+}
+
+#[test]
+fn filters_choose_what_is_listed_and_redriven() {
+    let world = of_four_kinds();
+    let all = lines(&world, &["list"]);
+    let times: Vec<&str> = all.iter().map(|row| row["time"].as_str().expect("a time")).collect();
+    assert!(all.len() == 4 && times.is_sorted_by(|a, b| a >= b), "newest first: {times:?}");
+    assert_eq!(
+        lines(&world, &["list", "--oldest-first"])[0]["contact"],
+        lines(&world, &["list", "--status", "400"])[0]["contact"]
+    );
+    let source = format!("{} 0:0", world.source);
+    let oldest = &all[3];
+    assert_eq!((oldest["reason"].as_str(), oldest["source"].as_str()), (Some("rejected"), Some(source.as_str())));
+    assert_eq!((&oldest["status"], &oldest["attempts"], &oldest["redrives"]), (&json!(400), &json!(1), &json!(0)));
+    let until = times[3];
+    for (filter, count) in [
+        (&["--reason", "rejected"][..], 2),
+        (&["--reason", "rejected", "--reason", "not_json"], 3),
+        (&["--status", "422"], 1),
+        (&["--reason", "missing_email", "--status", "422"], 0),
+        (&["--contact", " BOB@example.com"], 1),
+        (&["--contact", "carol@example.com"], 0),
+        (&["--topic", &world.source], 4),
+        (&["--topic", "another"], 0),
+        (&["--since", "1h"], 4),
+        (&["--since", "1h", "--until", until], 0),
+        (&["--since", until], 4),
+        (&["--limit", "3"], 3),
+    ] {
+        assert_eq!(lines(&world, &[&["list"], filter].concat()).len(), count, "{filter:?}");
+    }
+    let text = succeeded(dead_letters(&world, &["list"], &[]));
+    assert!(!text.contains('@') && !text.contains("u-815"), "no personal data: {text}");
+    for (wrong, said) in [
+        (&["--since", "1h", "--until", "2h"][..], "is not before --until"),
+        (&["--reason", "rejcted"], "rejected"),
+        (&["--contact", "ada"], "it is no email address"),
+        (&["--since", "yesterday"], "is no time"),
+    ] {
+        let (code, error) = told(&dead_letters(&world, &[&["list"], wrong].concat(), &[]));
+        assert_eq!(code, Some(2), "{wrong:?}");
+        assert!(error.contains(said), "{error}");
+    }
+    world.behave(Behaviour::default());
+    let report = redrive(&world, &["--contact", "bob@example.com", "--reason", "rejected"], &[]);
+    assert_eq!((&report["letters"], &report["passed_over"]), (&json!(1), &json!({})));
+    world.run_until_caught_up(&[]);
+    assert_eq!(world.accepted_days(), [day("bob@example.com")]);
+}
+
+#[test]
+fn show_masks_personal_data_unless_revealed_and_says_what_to_do() {
+    let world = World::with(1, rejecting(&["ada@example.com"]));
+    let event = identify("ada@example.com", "2026-11-20T08:00:00Z", "m1");
+    world.produce(0, Some(b"ada-key"), Some(event.as_bytes()), &[("trace", Some(b"ada-trace"))]);
+    world.run_until_caught_up(&[]);
+    let place = lines(&world, &["list"])[0]["place"].as_str().expect("a place").to_owned();
+    let shown = succeeded(dead_letters(&world, &["show", &place], &[]));
+    for part in [
+        "Nat.app rejects it",
+        "status         400",
+        "\"email\": \"(text of 15 characters)\"",
+        "what to do",
+        "trace: (9 bytes)",
+    ] {
+        assert!(shown.contains(part), "{part} in {shown}");
+    }
+    assert!(!shown.contains("ada"), "{shown}");
+    let revealed = succeeded(dead_letters(&world, &["show", &place, "--reveal"], &[]));
+    for part in ["\"email\": \"ada@example.com\"", "ada-key", "trace: ada-trace"] {
+        assert!(revealed.contains(part), "{part} in {revealed}");
+    }
+    let (partition, _) = place.split_once(':').expect("two numbers");
+    let behind = format!("{partition}:9");
+    for (wrong, code, said) in
+        [(behind.as_str(), 1, "holds the offsets 0 to 0"), ("17:0", 1, "it has 0 to 2"), ("17", 2, "PARTITION:OFFSET")]
+    {
+        let (exit, error) = told(&dead_letters(&world, &["show", wrong], &[]));
+        assert_eq!(exit, Some(code), "{error}");
+        assert!(error.contains(said), "{error}");
+    }
+}
+
+#[test]
+fn stats_count_by_reason_status_topic_and_day() {
+    let world = of_four_kinds();
+    let today = jiff::Timestamp::now().strftime("%F").to_string();
+    let stats = &lines(&world, &["stats", "--json"])[0];
+    assert_eq!((&stats["letters"], &stats["redriven"]), (&json!(4), &json!(0)));
+    assert_eq!(stats["reasons"], json!({"rejected": 2, "missing_email": 1, "not_json": 1}));
+    assert_eq!(stats["statuses"], json!({"400": 1, "422": 1}));
+    assert_eq!(stats["topics"], json!({&world.source: 4}));
+    assert_eq!(stats["days"].as_object().expect("days").values().filter_map(Value::as_u64).sum::<u64>(), 4);
+    assert!(stats["days"].get(&today).is_some() && stats["first"].as_str() < stats["last"].as_str(), "{stats}");
+    redrive(&world, &["--reason", "rejected"], &[]);
+    let stats = &lines(&world, &["stats", "--json"])[0];
+    assert_eq!((&stats["letters"], &stats["redriven"]), (&json!(4), &json!(2)), "the notes are no letters");
+    let words = succeeded(dead_letters(&world, &["stats"], &[]));
+    assert!(words.starts_with("4 dead letters, 2 of them redriven\n"), "{words}");
+}
+
+/// The bytes that an exported field stands for.
+fn exported(object: &Value, name: &str) -> Option<Vec<u8>> {
+    match object.get(format!("{name}_base64")) {
+        Some(encoded) => Some(STANDARD.decode(encoded.as_str().expect("text")).expect("base64")),
+        None => object[name].as_str().map(|text| text.as_bytes().to_vec()),
+    }
+}
+
+#[test]
+fn an_export_holds_every_letter_byte_for_byte() {
+    let world = World::with(1, rejecting(&["ada@example.com"]));
+    world.produce(0, Some(b"key \xff"), Some(b"{\"a\": \xff}\n"), &[("h", Some(b"\x00\xff")), ("none", None)]);
+    world.event(0, "{\"type\":\"identify\",\n  \"x\": 1, \"x\": 1.0}");
+    world.event(0, &ada());
+    world.run_until_caught_up(&[]);
+    redrive(&world, &["--reason", "rejected"], &[]);
+    let file = world.path("letters.jsonl");
+    let name = file.to_str().expect("text");
+    succeeded(dead_letters(&world, &["export", name], &[]));
+    let text = std::fs::read_to_string(&file).expect("written");
+    let mut found: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    found.sort_by_key(|line| line["place"].to_string());
+    let mut letters = world.dead_letters();
+    letters.sort_by_key(|letter| format!("\"{}:{}\"", letter.partition, letter.offset));
+    assert_eq!((found.len(), letters.len()), (3, 3));
+    for (line, letter) in found.iter().zip(&letters) {
+        assert_eq!(line["place"], json!(format!("{}:{}", letter.partition, letter.offset)));
+        assert_eq!((exported(line, "key"), exported(line, "value")), (letter.key.clone(), letter.value.clone()));
+        assert_eq!(line["reason"].as_str(), letter.header("nat.reason").as_deref());
+        let headers = line["headers"].as_array().expect("headers");
+        let header = |header: &Value| (header["name"].as_str().expect("a name").to_owned(), exported(header, "value"));
+        let original: Vec<_> = headers.iter().map(header).collect();
+        assert_eq!(original, letter.headers[..original.len()]);
+        assert_eq!(letter.headers[original.len()].0, "__connect.errors.topic");
+    }
+    assert_eq!(succeeded(dead_letters(&world, &["export", "-"], &[])), text);
+    let directory = file.parent().and_then(|path| path.to_str()).expect("text");
+    for (arguments, said) in [(vec!["export", name], "--force"), (vec!["export", directory], "it is a directory")] {
+        let (code, error) = told(&dead_letters(&world, &arguments, &[]));
+        assert!(code == Some(1) && error.contains(said), "{error}");
+    }
+    succeeded(dead_letters(&world, &["export", name, "--force", "--reason", "rejected"], &[]));
+    assert_eq!(std::fs::read_to_string(&file).expect("written").lines().count(), 1);
+    assert!(!world.path("letters.jsonl.partial").exists());
+}
+
+#[test]
+fn a_dry_run_changes_nothing() {
+    let world = of_four_kinds();
+    let records = || (world.read(&world.topic("queue")).len(), world.read(&world.topic("dead-letter")).len());
+    let before = records();
+    let report = redrive(&world, &["--dry-run"], &[]);
+    assert_eq!((&report["letters"], &report["reasons"]), (&json!(2), &json!({"rejected": 2})));
+    assert_eq!(report["passed_over"], json!({"still_invalid": 2}));
+    assert_eq!(records(), before);
+    let words = succeeded(dead_letters(&world, &["redrive", "--dry-run"], &[]));
+    assert!(words.starts_with("to be redriven: 2\n"), "{words}");
+    assert_eq!(redrive(&world, &[], &[])["letters"], json!(2), "nothing is remembered of it either");
+}
+
+#[test]
+fn what_is_still_invalid_is_passed_over() {
+    let world = World::with(1, Behaviour::default());
+    world.event(0, r#"{"type":"identify","timestamp":"2026-11-20T08:00:00Z","userId":"Ada@example.com"}"#);
+    world.event(0, r#"{"wrapped":{"batch":[{"type":"identify","timestamp":"2026-11-20T08:00:00Z","email":"bob@example.com"},{"type":"identify","timestamp":"2026-11-20T08:00:00Z","email":"carol@example.com"}]}}"#);
+    world.run_until_caught_up(&[]);
+    let report = redrive(&world, &[], &[]);
+    assert_eq!((&report["letters"], &report["passed_over"]), (&json!(0), &json!({"still_invalid": 2})));
+    // Today's rules are other ones: both are right by them.
+    let mended = ["identify.user_id_as_email=true", "source.envelope=wrapped"];
+    let instance = world.start(&mended);
+    let report = redrive(&world, &["--wait"], &mended);
+    assert_eq!((&report["letters"], &report["events"]), (&json!(2), &json!(3)));
+    assert_eq!(report["outcomes"]["delivered"], json!(3), "{report} {}", instance.log());
+    let days = ["ada@example.com", "bob@example.com", "carol@example.com"].map(day);
+    assert_eq!(world.accepted_days(), days);
+}
