@@ -274,6 +274,7 @@ impl Deliver {
             }
             self.patience.set(self.breaker.is_open().is_none() && self.pace.held_until(now).is_none(), now);
             self.schedule.wake(now);
+            self.take_changes(now);
             self.dispatch(now);
             self.hand_back(now);
             if now >= next_tick {
@@ -428,7 +429,6 @@ impl Deliver {
 
     fn tick(&mut self, status: &watch::Sender<StageStatus>) {
         self.store_frontiers();
-        self.take_changes(Instant::now());
         self.suppressed.look();
         let now = Timestamp::now().as_millisecond();
         let (mut visits, mut engage, mut restoring) = (0, 0, 0);
@@ -466,7 +466,7 @@ impl Deliver {
         });
     }
 
-    /// What was changed while it runs.
+    /// What was changed while it runs: the next request goes by it.
     fn take_changes(&mut self, now: Instant) {
         // An error says that nobody is left who could change it.
         if self.rate_limit.has_changed().unwrap_or(false) {

@@ -2,7 +2,7 @@
 //!
 //! More partitions move contacts to other ones. So nothing may run meanwhile; the layout topic says that a resize is under
 //! way, and what starts refuses. Then the topics grow ([`kafka::grow`]), what was delivered is copied to wherever its contact
-//! can be now ([`carry`]), and what waits in the queue is put into its contact's new partition ([`rekey`]). The last write
+//! can be now (`carry`), and what waits in the queue is put into its contact's new partition (`rekey`). The last write
 //! says that it is done. Each step can be done twice: a resize that was stopped anywhere goes on when it is run again.
 //! Blocking: for a thread.
 

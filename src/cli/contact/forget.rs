@@ -15,7 +15,7 @@ use super::{email, print};
 use crate::cli::time::shown;
 use crate::cli::{CommandError, STOPPED, SettingsArgs, load, start_logs};
 use crate::config::{Config, Log};
-use crate::kafka::{Ack, AckingProducer, KafkaProblem, OutgoingRecord, producer_config};
+use crate::kafka::{self, Ack, AckingProducer, KafkaProblem, OutgoingRecord, TopicPartition, producer_config};
 
 /// How long the brokers may take for the tombstones.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -53,8 +53,9 @@ pub async fn run(args: ForgetArgs) -> Result<ExitCode, CommandError> {
         return Ok(ExitCode::from(STOPPED));
     };
     if !args.dry_run {
-        let (config, partition, entries) = (config.clone(), known.partition, known.deliveries.clone());
-        let written = tokio::task::spawn_blocking(move || write_tombstones(&config, partition, &entries));
+        let places = kafka::partitions(&config, &config.topics.delivered).await.map_err(CommandError::told)?;
+        let (config, entries) = (config.clone(), known.deliveries.clone());
+        let written = tokio::task::spawn_blocking(move || write_tombstones(&config, &places, &entries));
         written.await.map_err(CommandError::told)?.map_err(CommandError::told)?;
     }
     match args.json {
@@ -63,8 +64,8 @@ pub async fn run(args: ForgetArgs) -> Result<ExitCode, CommandError> {
     }
 }
 
-/// Waits until the brokers have all of them.
-fn write_tombstones(config: &Config, partition: i32, entries: &[Delivery]) -> Result<(), KafkaProblem> {
+/// In every partition: a resize leaves copies of an entry in several, and carries them on. Waits until the brokers have all.
+fn write_tombstones(config: &Config, places: &[TopicPartition], entries: &[Delivery]) -> Result<(), KafkaProblem> {
     let (sender, acks) = channel();
     let on_ack = move |ack: Ack<()>| drop(sender.send(ack.result));
     let producer = AckingProducer::new(&producer_config(config), Box::new(on_ack))?;
@@ -73,14 +74,15 @@ fn write_tombstones(config: &Config, partition: i32, entries: &[Delivery]) -> Re
         let problem = format!("not all entries could be forgotten: {cause}. Run it again");
         KafkaProblem::Topic { topic: topic.into(), problem }
     };
-    for entry in entries {
+    let tombstones = || places.iter().flat_map(|(_, partition)| entries.iter().map(move |entry| (*partition, entry)));
+    for (partition, entry) in tombstones() {
         let key = &entry.delivered.key.key.0;
         let (partition, headers) = (Some(partition), OwnedHeaders::new());
         let record = OutgoingRecord { topic, partition, key: Some(key), value: None, headers };
         producer.send(record, ()).map_err(|refused| problem(refused.error.to_string()))?;
     }
     producer.flush(PATIENCE);
-    for _ in entries {
+    for _ in tombstones() {
         match acks.recv_timeout(Duration::from_secs(1)) {
             Ok(Ok(_)) => {}
             Ok(Err(failure)) => return Err(problem(failure.to_string())),
