@@ -4,7 +4,6 @@ use jiff::Timestamp;
 use jiff::civil::Date;
 use rdkafka::message::{Message, OwnedMessage};
 
-use crate::dead_letter::origin::SOURCE;
 use crate::dead_letter::{Origin, header};
 use crate::kafka::{Headers, headers_of};
 use crate::poison::contained;
@@ -46,7 +45,7 @@ impl Letter {
             reason: text(&headers, header::REASON),
             status: text(&headers, header::STATUS),
             attempts: text(&headers, header::ATTEMPTS),
-            origin: text(&headers, SOURCE).and_then(|source| Origin::parse(&source)),
+            origin: Origin::of_dead_letter(&headers),
             event,
         })
     }
