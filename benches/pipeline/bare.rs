@@ -24,23 +24,31 @@ pub fn consume(brokers: &str, topic: &str, events: u64) -> Result<(), String> {
     done(events)
 }
 
-/// Reads so many records and writes each to another topic; `labelled` with a key and a header, as long as those of the
-/// queue's records are.
-pub fn copy(brokers: &str, from: &str, to: &str, events: u64, labelled: bool) -> Result<(), String> {
+/// Reads so many records and writes each to another topic.
+pub fn copy(brokers: &str, from: &str, to: &str, events: u64) -> Result<(), String> {
+    let producer = load::producer(brokers, "5")?;
+    read(brokers, from, events, |value| {
+        let record: BaseRecord<'_, [u8], [u8]> = BaseRecord::to(to).payload(value);
+        load::send(&producer, record)
+    })?;
+    flushed(&producer, events)
+}
+
+/// Reads so many records and writes one in `every` to another topic, with a key and a header as long as those of the queue's
+/// records are.
+pub fn label(brokers: &str, from: &str, to: &str, events: u64, every: u64) -> Result<(), String> {
     let producer = load::producer(brokers, "5")?;
     let mut number = 0;
     read(brokers, from, events, |value| {
-        let record: BaseRecord<'_, [u8], [u8]> = BaseRecord::to(to).payload(value);
-        if !labelled {
-            return load::send(&producer, record);
-        }
         number += 1;
+        if number % every != 0 {
+            return Ok(());
+        }
         let (key, source) = (format!("p{number}@example.com"), format!("{from}/0/{number}/1763596800000"));
         let headers = OwnedHeaders::new().insert(Header { key: "nat.source", value: Some(&source) });
-        load::send(&producer, record.key(key.as_bytes()).headers(headers))
+        load::send(&producer, BaseRecord::to(to).payload(value).key(key.as_bytes()).headers(headers))
     })?;
-    producer.flush(Duration::from_secs(60)).map_err(|error| error.to_string())?;
-    done(events)
+    flushed(&producer, events)
 }
 
 /// Reads so many records, posts each, and writes thirty bytes for each answer.
@@ -72,6 +80,10 @@ pub fn pipe(brokers: &str, from: &str, to: &str, url: &str, in_flight: usize, ev
     read(brokers, from, events, |value| sender.blocking_send(value.to_vec()).map_err(|error| error.to_string()))?;
     drop(sender);
     runtime.block_on(posting).map_err(|error| error.to_string())??;
+    flushed(&producer, events)
+}
+
+fn flushed(producer: &load::Plain, events: u64) -> Result<(), String> {
     producer.flush(Duration::from_secs(60)).map_err(|error| error.to_string())?;
     done(events)
 }

@@ -37,8 +37,10 @@ pub fn run(arguments: &[String]) -> Result<(), String> {
     match words.as_slice() {
         ["stand-in", latency] => stand_in::run(Duration::from_millis(number(latency)?)),
         ["consume", brokers, topic, events] => bare::consume(brokers, topic, number(events)?),
-        ["copy", brokers, from, to, events] => bare::copy(brokers, from, to, number(events)?, false),
-        ["label", brokers, from, to, events] => bare::copy(brokers, from, to, number(events)?, true),
+        ["copy", brokers, from, to, events] => bare::copy(brokers, from, to, number(events)?),
+        ["label", brokers, from, to, events, every] => {
+            bare::label(brokers, from, to, number(events)?, number(every)?)
+        },
         ["pipe", brokers, from, to, url, in_flight, events] => {
             bare::pipe(brokers, from, to, url, number(in_flight)? as usize, number(events)?)
         }

@@ -28,7 +28,8 @@ fn number(value: f64) -> String {
     }
 }
 
-fn told(values: &[f64]) -> String {
+/// Median, least and most in a few words.
+pub fn told(values: &[f64]) -> String {
     match spread(values) {
         Some([least, median, most]) if values.len() > 1 => {
             format!("{} ({} … {})", number(median), number(least), number(most))

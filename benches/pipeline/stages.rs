@@ -6,6 +6,7 @@ use crate::bench::{Bench, INGESTED, RECEIVED, Row, SETTLED, ratio, stand_in};
 use crate::child::Sample;
 use crate::load;
 use crate::program::Program;
+use crate::report::told;
 
 /// The program, whose second stage waits for a Nat.app that is not there, and reads nothing meanwhile.
 fn ingest_alone(bench: &Bench, source: &str, events: u64) -> Result<Sample, String> {
@@ -15,38 +16,45 @@ fn ingest_alone(bench: &Bench, source: &str, events: u64) -> Result<Sample, Stri
     Program::start(&settings)?.sample(RECEIVED, INGESTED, events)
 }
 
+/// A bare client that writes what it reads to a topic of its own: `copy` all of it, `label` one in so many as the queue's
+/// records are, with a key and a header.
+fn writing(bench: &Bench, how: &str, topic: &str, events: u64, every: &[&str]) -> Result<Sample, String> {
+    let (to, count) = (bench.prefix(), events.to_string());
+    load::create_topic(bench.brokers(), &to, &[])?;
+    bench.bare(&[&[how, bench.brokers(), topic, &to, &count], every].concat())
+}
+
 pub fn ingest_mixed(bench: &Bench) -> Result<Row, String> {
     let (topic, events) = bench.mixed()?;
-    bench.rounds(|row| {
+    let mut of_writing = Vec::new();
+    let mut row = bench.rounds(|row| {
         let bare = bench.bare(&["consume", bench.brokers(), topic, &events.to_string()])?;
         let ours = ingest_alone(bench, topic, events)?;
+        // What no rule costs, but what one event in twenty must have.
+        let labelled = writing(bench, "label", topic, events, &["20"])?;
+        of_writing.push(ours.rate() / labelled.rate());
         row.compare(ours, bare, Sample::rate, ratio);
         Ok(())
-    })
+    })?;
+    row.note = format!("{} of a bare client that writes one in twenty too", told(&of_writing));
+    Ok(row)
 }
 
 pub fn ingest_identify(bench: &Bench) -> Result<Row, String> {
     let events = bench.events(1_000_000);
     let event = |number| load::identify(number, &format!("m{number}"), 700);
     let (topic, events) = bench.filled("all-identify", events, event)?;
-    bench.rounds(|row| {
-        let copied = |how| {
-            let to = bench.prefix();
-            load::create_topic(bench.brokers(), &to, &[])?;
-            bench.bare(&[how, bench.brokers(), topic, &to, &events.to_string()])
-        };
-        let bare = copied("copy")?;
+    let mut of_labelling = Vec::new();
+    let mut row = bench.rounds(|row| {
+        let bare = writing(bench, "copy", topic, events, &[])?;
         let ours = ingest_alone(bench, topic, events)?;
-        // What no rule costs, but what the queue's records must have.
-        let labelled = copied("label")?.cpu_each();
-        row.note = format!(
-            "{:.0} events/s, bare {:.0}; bare with a key and a header: {labelled:.2} µs",
-            ours.rate(),
-            bare.rate()
-        );
+        let labelled = writing(bench, "label", topic, events, &["1"])?;
+        of_labelling.push(ours.cpu_each() / labelled.cpu_each());
         row.compare(ours, bare, Sample::cpu_each, ratio);
         Ok(())
-    })
+    })?;
+    row.note = format!("{} of a bare client that writes a key and a header too", told(&of_labelling));
+    Ok(row)
 }
 
 /// A queue of so many contacts, worked off by the program while there is nothing in the source.
