@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 
 use crate::admin::{self, AdminError, Served};
 use crate::config::Config;
-use crate::kafka::{self, KafkaProblem};
+use crate::kafka::{self, KafkaProblem, patiently};
 use crate::metrics::Metrics;
 use crate::nat::{ClientError, NatClient, watch_key};
 use crate::stage::{StageStatus, Stop, Stopper, Whereabouts, stopper};
@@ -137,12 +137,12 @@ impl Service {
     /// # Errors
     /// When a topic has gone or may not be looked at.
     pub async fn caught_up(config: &Config) -> Result<(), KafkaProblem> {
-        let source = patiently(|| kafka::source_partitions(config)).await?;
+        let source = patiently(None, || kafka::source_partitions(config)).await?;
         let partitions =
             source.into_iter().flat_map(|(topic, count)| (0..count).map(move |p| (topic.clone(), p as i32)));
         wait_until_committed(config, &config.source.group, partitions.collect()).await?;
         // Everything that was there has been handed on by now: what the queue holds at this moment includes it.
-        let queue = patiently(|| kafka::partitions(config, &config.topics.queue)).await?;
+        let queue = patiently(None, || kafka::partitions(config, &config.topics.queue)).await?;
         wait_until_committed(config, &config.topics.deliver_group, queue).await
     }
 }
@@ -150,26 +150,13 @@ impl Service {
 /// How often committed offsets are looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 
-/// Asks again while the brokers have trouble of their own: a leader or a coordinator that moves, or all of them away.
-async fn patiently<T, F: Future<Output = Result<T, KafkaProblem>>>(ask: impl Fn() -> F) -> Result<T, KafkaProblem> {
-    loop {
-        match ask().await {
-            Err(problem @ (KafkaProblem::Failed { .. } | KafkaProblem::Unreachable { .. })) => {
-                tracing::debug!(%problem, "asking again");
-                tokio::time::sleep(LOOK_EVERY).await;
-            }
-            answer => return answer,
-        }
-    }
-}
-
 async fn wait_until_committed(
     config: &Config,
     group: &str,
     partitions: Vec<kafka::TopicPartition>,
 ) -> Result<(), KafkaProblem> {
-    let first = patiently(|| kafka::committed(config, group, partitions.clone())).await?;
-    let ends = patiently(|| kafka::ends(config, partitions.clone())).await?;
+    let first = patiently(None, || kafka::committed(config, group, partitions.clone())).await?;
+    let ends = patiently(None, || kafka::ends(config, partitions.clone())).await?;
     for (place, (_, end)) in &ends {
         let committed = first.get(place).copied().unwrap_or(0);
         if committed > *end {
@@ -183,7 +170,7 @@ async fn wait_until_committed(
     }
     let mut last = Vec::new();
     loop {
-        let committed = patiently(|| kafka::committed(config, group, partitions.clone())).await?;
+        let committed = patiently(None, || kafka::committed(config, group, partitions.clone())).await?;
         let offset = |place| committed.get(place).copied().unwrap_or(0);
         // What holds nothing is settled whatever its group has committed.
         let behind = ends.iter().filter(|(place, (low, end))| low < end && offset(place) < *end);
@@ -192,7 +179,7 @@ async fn wait_until_committed(
             return Ok(());
         }
         // Where nothing moves there may be nothing left to read before the end.
-        if behind == last && patiently(|| kafka::with_records_after(config, behind.clone())).await?.is_empty() {
+        if behind == last && patiently(None, || kafka::with_records_after(config, behind.clone())).await?.is_empty() {
             return Ok(());
         }
         tracing::debug!(group, behind = behind.len(), "partitions not settled yet");

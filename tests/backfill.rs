@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -147,7 +147,7 @@ fn a_backfill_stopped_halfway_goes_on() {
     };
     let stopped = slowly(40);
     let pid = stopped.id().to_string();
-    assert!(std::process::Command::new("kill").args(["-INT", &pid]).status().expect("kill runs").success());
+    assert!(Command::new("kill").args(["-INT", &pid]).status().expect("kill runs").success());
     let output = stopped.wait_with_output().expect("it ends");
     assert_eq!(output.status.code(), Some(130));
     assert!(told(&output).contains("run the same command again to go on"), "{}", told(&output));
@@ -166,6 +166,43 @@ fn a_backfill_stopped_halfway_goes_on() {
     assert_eq!(bad, expected, "each bad line once");
     world.run_until_caught_up(&[]);
     assert_eq!(world.accepted().len(), 300);
+}
+
+/// SIGINT, once it is listened to.
+fn interrupt(world: &World, child: &Child) {
+    let status = format!("/proc/{}/status", child.id());
+    let caught = || {
+        let status = std::fs::read_to_string(&status).expect("it runs");
+        let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).expect("a mask").trim();
+        u64::from_str_radix(mask, 16).expect("bits") & 1 << (2 - 1) != 0
+    };
+    world.wait("it listens to Ctrl-C", caught);
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().expect("kill runs").success());
+}
+
+#[test]
+fn one_ctrl_c_ends_a_backfill_whose_input_is_silent() {
+    let world = world();
+    let pipe = world.path("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().expect("mkfifo runs").success());
+    // Standard input that says something and goes silent; a pipe into which nobody writes.
+    for (file, said, read) in [("-", 5, 5), (pipe.to_str().expect("text"), 0, 0)] {
+        let mut command = world.command(&["backfill", file], &[]);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("it starts");
+        let mut input = child.stdin.take().expect("piped");
+        input.write_all(format!("{}half a line", lines(0..said)).as_bytes()).expect("written");
+        world.wait("all that was said is in the queue", || world.queued_by("backfill").len() >= said);
+        interrupt(&world, &child);
+        world.wait("it ends", || child.try_wait().expect("its state").is_some());
+        let output = child.wait_with_output().expect("it ended");
+        assert_eq!(output.status.code(), Some(130));
+        let told = told(&output);
+        assert!(told.contains(&format!("lines read          {read:>6}\n")), "{told}");
+        assert!(told.contains("stays there. A stream cannot be gone on with: give all of it again"), "{told}");
+        drop(input);
+    }
+    assert_eq!(world.queued_by("backfill").len(), 5, "half a line is none");
 }
 
 #[test]

@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use clap::CommandFactory;
+use nat_destination::cli::Cli;
 use nat_destination::deliver::OpenReason;
 use nat_destination::metrics::{CATALOGUE, Metrics};
 
@@ -148,15 +150,115 @@ fn every_command_line_of_the_compose_file_is_understood() {
     let commands: Vec<&str> = compose.lines().filter_map(|line| line.trim().strip_prefix("command: ")).collect();
     assert_eq!(commands.len(), 3, "{commands:?}");
     for command in commands {
-        // A flag that is none ends with 2 before anything else happens; these end with help instead.
-        let output = binary().args(command.split(' ')).arg("--help").output().expect("it runs");
-        assert_eq!(output.status.code(), Some(0), "{command}");
-        let mut wrong = binary();
-        let output = wrong.args(command.split(' ')).arg("--no-such-flag").output().expect("it runs");
-        assert_eq!(output.status.code(), Some(2), "{command}");
-        assert!(
-            String::from_utf8_lossy(&output.stderr).contains("--no-such-flag"),
-            "every other flag is known: {command}"
-        );
+        assert_eq!(misunderstood(command.split(' ')), None, "{command}");
     }
+}
+
+#[test]
+fn every_command_line_of_the_documents_and_of_the_help_is_understood() {
+    let documents =
+        std::fs::read_dir(root().join("deploy")).expect("a folder").map(|entry| entry.expect("a file").path());
+    let documents = documents.filter(|path| path.extension().is_some_and(|ending| ending == "md"));
+    let documents: Vec<PathBuf> = documents.chain([root().join("README.md")]).collect();
+    let read = |path: &PathBuf| std::fs::read_to_string(path).expect("it is there");
+    let mut pieces: Vec<String> = documents.iter().flat_map(|path| code_of(&read(path))).collect();
+    // What stands behind a command's example in the help is told apart by more than one space.
+    let examples =
+        help(&Cli::command()).into_iter().filter_map(|line| Some(line.trim().split("  ").next()?.to_owned()));
+    pieces.extend(examples);
+    let (mut seen, mut wrong) = (0, Vec::new());
+    for piece in pieces {
+        for arguments in command_lines(&piece) {
+            seen += 1;
+            wrong.extend(misunderstood(arguments.iter().map(String::as_str)).map(|why| format!("{piece}: {why}")));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(seen > 150, "{seen} only: are they found?");
+}
+
+/// What the command line says against these arguments; `None`: it takes them. One that lacks something is only spoken of.
+fn misunderstood<'a>(arguments: impl Iterator<Item = &'a str>) -> Option<String> {
+    use clap::error::ErrorKind::{
+        DisplayHelp, DisplayHelpOnMissingArgumentOrSubcommand, DisplayVersion, MissingRequiredArgument,
+        MissingSubcommand,
+    };
+    let real = |word: &'a str| match word {
+        "PARTITION:OFFSET" => "0:0",
+        "EMAIL" => "ada@example.com",
+        word => word,
+    };
+    let words = ["nat-destination"].into_iter().chain(arguments.filter(|word| *word != "…").map(real));
+    let error = Cli::command().try_get_matches_from(words).err()?;
+    let harmless = [
+        DisplayHelp,
+        DisplayHelpOnMissingArgumentOrSubcommand,
+        DisplayVersion,
+        MissingRequiredArgument,
+        MissingSubcommand,
+    ];
+    (!harmless.contains(&error.kind())).then(|| error.to_string())
+}
+
+/// The help of a command and of all below it, line by line.
+fn help(command: &clap::Command) -> Vec<String> {
+    let own = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+    let own = own.lines().map(str::to_owned).collect();
+    [vec![own], command.get_subcommands().map(help).collect()].concat().concat()
+}
+
+/// What is typed or printed: the lines of code blocks, and what stands in backticks elsewhere, where the program's name may be
+/// left out: `replay --dry-run`.
+fn code_of(markdown: &str) -> Vec<String> {
+    let top = Cli::command();
+    let named = |span: &str| match span.split(' ').next().and_then(|word| top.find_subcommand(word)) {
+        Some(_) => format!("nat-destination {span}"),
+        None => span.to_owned(),
+    };
+    let (mut code, mut fenced) = (Vec::new(), false);
+    for line in markdown.lines() {
+        if line.trim_start().starts_with("```") {
+            fenced = !fenced;
+        } else if fenced || line.starts_with("    ") {
+            code.push(line.trim().trim_start_matches("$ ").to_owned());
+        } else {
+            code.extend(line.split('`').skip(1).step_by(2).map(named));
+        }
+    }
+    code
+}
+
+/// The arguments of each call of this program in a piece of shell.
+fn command_lines(code: &str) -> Vec<Vec<String>> {
+    let arguments_from = |words: &[String]| match words {
+        [program, ..] if program == "nat-destination" || program.ends_with("/nat-destination") => Some(1),
+        [docker, exec, name, program, ..] if docker == "docker-compose" && exec == "exec" && name == program => Some(4),
+        [cargo, run, ..] if cargo == "cargo" && run == "run" => {
+            words.iter().position(|word| word == "--").map(|dashes| dashes + 1)
+        }
+        _ => None,
+    };
+    shell_words(code).iter().filter_map(|words| Some(words[arguments_from(words)?..].to_vec())).collect()
+}
+
+/// The words of each call, up to a comment; without quotes, and without what a redirection names.
+fn shell_words(code: &str) -> Vec<Vec<String>> {
+    let (mut calls, mut word, mut quote) = (vec![Vec::new()], String::new(), None);
+    for letter in code.chars().chain([' ']) {
+        match (letter, quote) {
+            ('\'' | '"', None) => quote = Some(letter),
+            (_, Some(open)) if letter == open => quote = None,
+            (_, Some(_)) => word.push(letter),
+            ('#', None) if word.is_empty() => break,
+            (' ' | '|' | ';' | '&' | '>', None) => {
+                let call = calls.last_mut().expect("one at least");
+                call.extend(Some(std::mem::take(&mut word)).filter(|word| !word.is_empty()));
+                if letter != ' ' {
+                    calls.push(Vec::new());
+                }
+            }
+            _ => word.push(letter),
+        }
+    }
+    calls
 }

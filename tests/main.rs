@@ -25,3 +25,4 @@ mod restart;
 mod sequences;
 mod start;
 mod status;
+mod terminal;

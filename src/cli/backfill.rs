@@ -3,6 +3,7 @@
 
 mod lines;
 mod report;
+mod stream;
 
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -38,7 +39,7 @@ use report::{Bad, Report};
     Dedup holds here too: a contact-day that was delivered within dedup.retention is a duplicate; one that was delivered \
     before that is sent again. An Engage value is sent wherever it differs from the last one that Nat.app accepted, also if \
     the one in the file is older: --set engage=skip leaves Engage's events out.\n\n\
-    Stopped by Ctrl-C or killed, the same command goes on where it was (but for standard input).")]
+    Stopped by Ctrl-C or killed, the same command goes on where it was (but for standard input and pipes).")]
 pub struct BackfillArgs {
     #[command(flatten)]
     settings: SettingsArgs,
@@ -66,6 +67,13 @@ pub async fn run(args: BackfillArgs) -> Result<ExitCode, CommandError> {
     start_logs(&Log { format: "human".into(), level: "warn".into() });
     let sources = find(&args)?;
     let config = settings(&args).await?;
+    let again = match sources.iter().any(Source::is_stream) {
+        false => "is kept in mind: run the same command again to go on",
+        // Its bookmark would mean nothing.
+        true => {
+            "stays there. A stream cannot be gone on with: give all of it again, and what was there already is a duplicate"
+        }
+    };
     let groups: Vec<String> = sources.iter().filter_map(|source| group(&config, source)).collect();
     if args.restart && !args.dry_run {
         forget(&config, &groups).await?;
@@ -76,8 +84,8 @@ pub async fn run(args: BackfillArgs) -> Result<ExitCode, CommandError> {
     let (counts, done) = interruptible(move |stopped| backfill.run(&sources, stopped)).await?;
     print!("{}", counts.shown(dry_run, json));
     if !done {
-        let kept = "What is in the queue is kept in mind: run the same command again to go on";
-        eprintln!("stopped before it was done. {}", if dry_run { "Nothing was changed" } else { kept });
+        let kept = format!("What is in the queue {again}");
+        eprintln!("stopped before it was done. {}", if dry_run { "Nothing was changed" } else { &kept });
         return Ok(ExitCode::from(STOPPED));
     }
     if !dry_run {
@@ -180,12 +188,23 @@ impl Backfill {
         let mut progress = Progress::new("backfill", "bytes", total);
         let passed = Arc::new(AtomicU64::new(0));
         for source in sources {
-            let at = |line: i64| move |error| CommandError::Told(format!("{}: line {line}: {error}", source.shown()));
-            let lines = source.open(Arc::clone(&passed)).map_err(at(1))?;
+            if stopped.is_so() {
+                break;
+            }
             let mut reading = self.begin(source, &progress)?;
-            let read = self.read(&mut reading, lines, stopped, || progress.at(passed.load(Ordering::Relaxed)));
+            let lines = source.open(Arc::clone(&passed), stopped);
+            let tell = || progress.at(passed.load(Ordering::Relaxed));
+            let read = lines.map_or_else(|error| Ok(Err(error)), |lines| self.read(&mut reading, lines, stopped, tell));
             self.end(&mut reading)?;
-            read?.map_err(at(reading.line + 1))?;
+            match read? {
+                // A stream's way to say that it was left in the middle.
+                Err(_) if stopped.is_so() => break,
+                Err(error) => {
+                    let line = reading.line + 1;
+                    return Err(CommandError::Told(format!("{}: line {line}: {error}", source.shown())));
+                }
+                Ok(()) => {}
+            }
         }
         Ok((self.counts, !stopped.is_so()))
     }

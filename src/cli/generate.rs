@@ -4,7 +4,6 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use indicatif::{ProgressBar, ProgressStyle};
 use jiff::Timestamp;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
@@ -12,7 +11,8 @@ use rdkafka::config::FromClientConfig;
 use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::message::{Header, OwnedHeaders};
 
-use super::{CommandError, SettingsArgs, start_logs, told_to_stop};
+use super::progress::Progress;
+use super::{CommandError, STOPPED, SettingsArgs, start_logs, told_to_stop};
 use crate::config::{Config, Log};
 use crate::kafka::{self, Ack, AckingProducer, OutgoingRecord};
 use crate::sandbox::generator::{Generated, Generator, Options};
@@ -72,11 +72,12 @@ pub async fn run(args: GenerateArgs) -> Result<ExitCode, CommandError> {
         _ => return Err(CommandError::Told("--topic has to name a topic: source.topics is an expression".into())),
     };
     create_topic(&config, &topic, args.partitions).await?;
-    let stop = tokio::spawn(told_to_stop());
+    let (stop, count) = (tokio::spawn(told_to_stop()), args.count);
     let written = tokio::task::spawn_blocking(move || write(&args, &config, &topic, &|| stop.is_finished()));
     let written = written.await.map_err(CommandError::told)??;
     eprintln!("{written} records written");
-    Ok(ExitCode::SUCCESS)
+    // Without a count it goes on until Ctrl-C: that is done, then.
+    Ok(if count.is_some_and(|count| written < count) { ExitCode::from(STOPPED) } else { ExitCode::SUCCESS })
 }
 
 async fn create_topic(config: &Config, topic: &str, partitions: u32) -> Result<(), CommandError> {
@@ -124,7 +125,7 @@ fn write(args: &GenerateArgs, config: &Config, topic: &str, stopped: &dyn Fn() -
         size: args.size,
         now: Timestamp::now(),
     };
-    let bar = progress_bar(args.count);
+    let mut progress = Progress::new("generate", "records", args.count.unwrap_or(0));
     let (began, mut sent) = (Instant::now(), 0_u64);
     for record in Generator::new(options).take(args.count.map_or(usize::MAX, |count| count as usize)) {
         if stopped() {
@@ -133,10 +134,10 @@ fn write(args: &GenerateArgs, config: &Config, topic: &str, stopped: &dyn Fn() -
         pace(args.rate, began, sent);
         send(&producer, topic, &record)?;
         sent += 1;
-        bar.inc(1);
+        progress.at(sent);
     }
     producer.flush(Duration::from_secs(60));
-    bar.finish_and_clear();
+    drop(progress);
     let mut written = 0;
     for ack in acks.try_iter() {
         ack.result
@@ -175,12 +176,4 @@ fn pace(rate: Option<u32>, began: Instant, sent: u64) {
         let due = began + Duration::from_secs_f64(sent as f64 / f64::from(rate));
         std::thread::sleep(due.saturating_duration_since(Instant::now()));
     }
-}
-
-fn progress_bar(count: Option<u64>) -> ProgressBar {
-    let (bar, template) = match count {
-        Some(count) => (ProgressBar::new(count), "{bar:40} {human_pos}/{human_len} records  {per_sec}  {eta} left"),
-        None => (ProgressBar::new_spinner(), "{spinner} {human_pos} records  {per_sec}"),
-    };
-    bar.with_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()))
 }

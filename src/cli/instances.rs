@@ -11,7 +11,7 @@ use crate::config::{Config, instance_problem};
 const PATIENCE: Duration = Duration::from_secs(3);
 
 /// One place to ask: as it was named, and what that name stands for.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone)]
 pub struct Place {
     pub name: String,
     pub address: Result<SocketAddr, String>,
@@ -89,20 +89,28 @@ pub fn of_this_machine(config: &Config) -> Result<String, CommandError> {
     Ok(address.to_string())
 }
 
-/// Every address that these names stand for, each once.
+/// Every address that these names stand for, each once: a headless service's name, or one of compose's, has one for each
+/// instance.
 pub async fn places(names: &[String]) -> Vec<Place> {
-    let mut all = BTreeSet::new();
-    for name in names {
-        let found: Vec<SocketAddr> = match tokio::net::lookup_host(name).await {
-            Ok(found) => one_family(found.collect()),
-            Err(error) => {
-                all.insert(Place { name: name.clone(), address: Err(format!("the name is not known: {error}")) });
-                continue;
-            }
-        };
-        all.extend(found.into_iter().map(|address| Place { name: name.clone(), address: Ok(address) }));
+    let mut found = Vec::new();
+    for name in BTreeSet::from_iter(names) {
+        found.push((name.clone(), tokio::net::lookup_host(name).await.map(Iterator::collect)));
     }
-    all.into_iter().collect()
+    each_once(found)
+}
+
+fn each_once(found: Vec<(String, std::io::Result<Vec<SocketAddr>>)>) -> Vec<Place> {
+    let (mut places, mut known) = (Vec::new(), BTreeSet::new());
+    for (name, addresses) in found {
+        match addresses {
+            Ok(addresses) => {
+                let new = one_family(addresses).into_iter().filter(|address| known.insert(*address));
+                places.extend(new.map(|address| Place { name: name.clone(), address: Ok(address) }));
+            }
+            Err(error) => places.push(Place { name, address: Err(format!("the name is not known: {error}")) }),
+        }
+    }
+    places
 }
 
 /// Where a name has addresses of both families, they are the same machines': those of one are enough.
@@ -126,12 +134,22 @@ mod tests {
 
     #[tokio::test]
     async fn a_name_stands_for_each_of_its_addresses_once() {
-        let found = places(&["127.0.0.1:9600".into(), "127.0.0.1:9601".into(), "127.0.0.1:9600".into()]).await;
+        let address = |text: &str| text.parse::<SocketAddr>().expect("an address");
+        let of_all = ["10.0.0.8:9600", "10.0.0.7:9600", "[fd00::7]:9600", "10.0.0.7:9600"].map(address);
+        let unknown = || Err(std::io::Error::other("failed to lookup address information"));
+        let found = each_once(vec![
+            ("nat-destination:9600".into(), Ok(of_all.into())),
+            ("nat-destination-0:9600".into(), Ok(vec![of_all[1]])),
+            ("six:9600".into(), Ok(vec![of_all[2]])),
+            ("gone:9600".into(), unknown()),
+        ]);
+        let told: Vec<String> = found.iter().map(ToString::to_string).collect();
+        assert_eq!(told, ["10.0.0.8:9600", "10.0.0.7:9600", "[fd00::7]:9600", "gone:9600"]);
+        assert!(found[3].address.as_ref().expect_err("unknown").contains("not known: failed to lookup"));
+
+        let found = places(&["127.0.0.1:9601".into(), "127.0.0.1:9600".into(), "127.0.0.1:9601".into()]).await;
         let told: Vec<String> = found.iter().map(ToString::to_string).collect();
         assert_eq!(told, ["127.0.0.1:9600", "127.0.0.1:9601"]);
-        let both = ["127.0.0.1:1", "[::1]:1"].map(|address| address.parse().expect("an address"));
-        assert_eq!(one_family(both.into()), [both[0]]);
-        assert_eq!(one_family(vec![both[1]]), [both[1]]);
     }
 
     #[test]

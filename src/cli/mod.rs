@@ -29,7 +29,7 @@ mod table;
 mod time;
 mod topics;
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -195,7 +195,11 @@ pub async fn told_to_stop() -> Result<(), CommandError> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut terminate = signal(SignalKind::terminate()).map_err(CommandError::told)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(CommandError::told)?;
-    tokio::select! { _ = terminate.recv() => {} _ = interrupt.recv() => {} }
+    tokio::select! {
+        _ = terminate.recv() => {}
+        // The terminal shows ^C where the cursor stands: what is told from now on begins a line of its own.
+        _ = interrupt.recv() => if std::io::stderr().is_terminal() && !progress::is_shown() { eprintln!() },
+    }
     tokio::spawn(async move {
         let code = tokio::select! { _ = terminate.recv() => 143, _ = interrupt.recv() => 130 };
         tracing::warn!("second signal: ending at once; what was not settled will be read again");
@@ -224,12 +228,12 @@ pub async fn interruptible<T: Send + 'static>(
 ) -> Result<T, CommandError> {
     let stopped = Stopped::default();
     let flag = stopped.clone();
-    let listening = tokio::spawn(async move {
+    // It listens to the end of the process: nobody else would hear the second one.
+    tokio::spawn(async move {
         told_to_stop().await?;
         flag.0.store(true, Ordering::Release);
         Ok::<(), CommandError>(())
     });
     let done = tokio::task::spawn_blocking(move || work(&stopped)).await;
-    listening.abort();
     done.unwrap_or_else(|error| Err(CommandError::Told(format!("the work was cut short: {error}"))))
 }

@@ -1,15 +1,26 @@
 //! How far a long command has got: a bar with rate and time left on a terminal, a plain line now and then in a pipe. On
 //! stderr, so that results stay alone on stdout.
 
+use std::fmt::Write;
 use std::io::IsTerminal;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
+use indicatif::{HumanDuration, ProgressBar, ProgressState, ProgressStyle};
 
 use super::table::number;
 
 /// How often a plain line is written.
 const LINE_EVERY: Duration = Duration::from_secs(5);
+
+/// There is one bar at a time.
+static SHOWN: AtomicBool = AtomicBool::new(false);
+
+/// Whether the cursor stands behind a bar. The terminal's ^C goes to the next row then, and is cleared with the bar when that
+/// is drawn there the next time; the bar above stays as it was when it was stopped.
+pub fn is_shown() -> bool {
+    SHOWN.load(Ordering::Acquire)
+}
 
 pub struct Progress {
     what: &'static str,
@@ -23,12 +34,12 @@ pub struct Progress {
 impl Progress {
     /// `what` is done (`redrive`) with `total` of `unit` (`records`); 0: nobody knows how many.
     pub fn new(what: &'static str, unit: &'static str, total: u64) -> Progress {
-        let template = match total {
-            0 => format!("{what} {{spinner}} {{human_pos}} {unit}  {{per_sec}}"),
-            _ => format!("{what} {{bar:40}} {{human_pos}}/{{human_len}} {unit}  {{per_sec}}  {{eta}} left"),
-        };
-        let style = ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar());
-        let bar = std::io::stderr().is_terminal().then(|| ProgressBar::new(total).with_style(style));
+        let bar = || ProgressBar::new(total).with_style(style(what, unit, total));
+        let bar = std::io::stderr().is_terminal().then(bar);
+        if let Some(bar) = &bar {
+            SHOWN.store(true, Ordering::Release);
+            bar.tick(); // Before there is anything: whoever waits for it sees that.
+        }
         let now = Instant::now();
         Progress { what, unit, total, bar, began: now, next_line: now + LINE_EVERY }
     }
@@ -58,8 +69,21 @@ impl Drop for Progress {
     fn drop(&mut self) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
+            SHOWN.store(false, Ordering::Release);
         }
     }
+}
+
+/// One line, as wide as the terminal.
+fn style(what: &str, unit: &str, total: u64) -> ProgressStyle {
+    let template = match total {
+        0 => format!("{what} {{spinner}} {{human_pos}} {unit}  {{rate}}"),
+        _ => format!("{what} {{wide_bar}} {{human_pos}}/{{human_len}} {unit}  {{rate}}  {{eta}} left"),
+    };
+    let style = ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    style.with_key("rate", |state: &ProgressState, text: &mut dyn Write| {
+        let _ = write!(text, "{}/s", number(state.per_sec() as u64)); // Into a text: it does not fail.
+    })
 }
 
 fn plain(what: &str, unit: &str, done: u64, total: u64, elapsed: Duration) -> String {

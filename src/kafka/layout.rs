@@ -6,10 +6,9 @@
 use rdkafka::message::{Message, OwnedHeaders};
 use serde::{Deserialize, Serialize};
 use std::sync::mpsc;
-use std::time::Duration;
 
-use super::clients::is_final;
-use super::range::{Next, Range, RangeReader, whole};
+use super::patience::patiently;
+use super::range::{Next, RangeReader, whole};
 use super::topics::denied;
 use super::{AckingProducer, KafkaProblem, OutgoingRecord, producer_config};
 use crate::config::Config;
@@ -90,7 +89,11 @@ pub fn added(partitions: usize, made_with: usize) -> String {
 /// # Errors
 /// When the topic is not there or may not be read, and when a newer version wrote it.
 pub async fn read_layout(config: &Config) -> Result<Option<Layout>, KafkaProblem> {
-    let ranges = patiently_whole(config).await.map_err(|problem| read_denied(config, problem))?;
+    // The leader may have just died, and the next one is not chosen before the brokers have noticed: a start must not fail
+    // of it.
+    let deadline = tokio::time::Instant::now() + 3 * config.kafka.timeout;
+    let ranges = patiently(Some(deadline), || whole(config, &config.topics.layout)).await;
+    let ranges = ranges.map_err(|problem| read_denied(config, problem))?;
     let to = config.clone();
     let read = tokio::task::spawn_blocking(move || {
         let mut reader = RangeReader::new(&to, ranges)?;
@@ -108,25 +111,6 @@ pub async fn read_layout(config: &Config) -> Result<Option<Layout>, KafkaProblem
     let read = read.await.unwrap_or_else(|error| Err(cut_short("reading", &error)));
     let value = read.map_err(|problem| read_denied(config, problem))?;
     value.map(|value| decode(&config.topics.layout, &value)).transpose()
-}
-
-/// The leader may have just died, and the next one is not chosen before the brokers have noticed: a start must not fail of it.
-async fn patiently_whole(config: &Config) -> Result<Vec<Range>, KafkaProblem> {
-    let deadline = tokio::time::Instant::now() + 3 * config.kafka.timeout;
-    loop {
-        match whole(config, &config.topics.layout).await {
-            Err(KafkaProblem::Failed { error, what }) if is_final(&error) => {
-                return Err(KafkaProblem::Failed { error, what });
-            }
-            Err(problem @ (KafkaProblem::Failed { .. } | KafkaProblem::Unreachable { .. }))
-                if tokio::time::Instant::now() < deadline =>
-            {
-                tracing::debug!(%problem, "the layout topic cannot be read yet; asking again");
-                tokio::time::sleep(Duration::from_millis(250)).await;
-            }
-            answer => return answer,
-        }
-    }
 }
 
 fn decode(topic: &str, value: &[u8]) -> Result<Layout, KafkaProblem> {

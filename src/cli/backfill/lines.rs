@@ -9,6 +9,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use flate2::read::MultiGzDecoder;
 use memchr::memchr;
 
+use super::stream::Stream;
+use crate::cli::Stopped;
+
 /// Enough for any batch; without an end, a file without line ends would fill the memory.
 const LONGEST: usize = 64 << 20;
 /// So much of a file's beginning tells it from others.
@@ -77,13 +80,20 @@ impl Source {
         !self.is_stdin() && self.path.canonicalize().ok().is_some_and(|own| path.canonicalize().ok() == Some(own))
     }
 
+    /// Whether it can be read once only.
+    pub fn is_stream(&self) -> bool {
+        self.identity.is_none()
+    }
+
     /// `passed` counts the bytes read, as they are in the file.
     ///
     /// # Errors
-    /// When it cannot be read.
-    pub fn open(&self, passed: Arc<AtomicU64>) -> io::Result<Lines> {
-        let raw: Box<dyn Read> =
-            if self.is_stdin() { Box::new(io::stdin()) } else { Box::new(File::open(&self.path)?) };
+    /// When it cannot be read, and when it is told to stop before a stream says anything.
+    pub fn open(&self, passed: Arc<AtomicU64>, stopped: &Stopped) -> io::Result<Lines> {
+        let raw: Box<dyn Read> = match self.is_stream() {
+            true => Box::new(Stream::open((!self.is_stdin()).then(|| self.path.clone()), stopped.clone())?),
+            false => Box::new(File::open(&self.path)?),
+        };
         let mut counted = Counted { raw, passed };
         let mut magic = Vec::new();
         counted.by_ref().take(ZSTD.len() as u64).read_to_end(&mut magic)?;
@@ -130,7 +140,7 @@ impl Lines {
     /// Reads the next line, without its end, into `line`.
     ///
     /// # Errors
-    /// When the file cannot be read on: a compressed one may be cut short.
+    /// When the file cannot be read on: a compressed one may be cut short. And when it is told to stop while a stream is silent.
     pub fn next(&mut self, line: &mut Vec<u8>) -> io::Result<Line> {
         line.clear();
         let (mut any, mut too_long) = (false, false);

@@ -135,7 +135,7 @@ fn wait_until_settled(
                 }
             }
             // A coordinator that moves, or brokers that are away for a moment.
-            Err(KafkaProblem::Failed { .. } | KafkaProblem::Unreachable { .. }) => {}
+            Err(problem) if problem.is_passing() => {}
             Err(problem) => return Err(CommandError::told(problem)),
         }
         std::thread::sleep(LOOK_EVERY);

@@ -3,6 +3,7 @@
 mod look;
 mod report;
 mod screen;
+mod window;
 
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::process::ExitCode;
@@ -15,6 +16,8 @@ use super::{CommandError, STOPPED, SettingsArgs, start_logs, told_to_stop};
 use crate::config::{Config, Log};
 use look::Look;
 use report::Report;
+use screen::Detail;
+use window::Window;
 
 /// Show how the deployment is: circuit, lag, rates, outcomes, instances; exit code 1 when it is unhealthy
 #[derive(Debug, Args)]
@@ -32,7 +35,7 @@ pub struct StatusArgs {
     /// An instance's admin server; may be repeated. Without it: status.instances, or admin.listen on this machine
     #[arg(long, value_name = "HOST:PORT", value_parser = instances::named)]
     instance: Vec<String>,
-    /// Look again every two seconds, until stopped
+    /// Look again every two seconds, until stopped; on a terminal as much as its window holds
     #[arg(long)]
     watch: bool,
     /// One line of JSON
@@ -53,13 +56,14 @@ pub async fn run(args: StatusArgs) -> Result<ExitCode, CommandError> {
     let look = Look { names: names(&args, &config), asker: Asker::new()?, config };
     if !args.watch {
         let report = look.twice().await;
-        return match tell(&report, &args, "")? {
+        return match tell(&shown(&report, args.json)?)? {
             Told::Heard if !report.healthy => Ok(ExitCode::FAILURE),
             Told::Heard | Told::NobodyListens => Ok(ExitCode::SUCCESS),
         };
     }
+    let on_terminal = !args.json && std::io::stdout().is_terminal();
     tokio::select! {
-        ended = watch(&look, &args) => ended,
+        ended = watch(&look, args.json, on_terminal) => ended,
         stopped = told_to_stop() => stopped.map(|()| ExitCode::from(STOPPED)),
     }
 }
@@ -73,20 +77,31 @@ fn names(args: &StatusArgs, config: &Config) -> Vec<String> {
     }
 }
 
-async fn watch(look: &Look, args: &StatusArgs) -> Result<ExitCode, CommandError> {
-    // On a terminal back to the corner, and away with what was there; elsewhere a new block.
-    let (mut before, between) = match (args.json, std::io::stdout().is_terminal()) {
-        (true, _) => ("", ""),
-        (false, true) => ("\x1b[H\x1b[2J", "\x1b[H\x1b[2J"),
-        (false, false) => ("", "\n"),
-    };
+async fn watch(look: &Look, json: bool, on_terminal: bool) -> Result<ExitCode, CommandError> {
+    if on_terminal {
+        tell(&Window::now().emptied())?;
+    }
+    let mut before = "";
     loop {
-        if let Told::NobodyListens = tell(&look.twice().await, args, before)? {
+        let report = look.twice().await;
+        let text = match on_terminal {
+            true => Window::now().drawn(&report),
+            false => format!("{before}{}", shown(&report, json)?),
+        };
+        if let Told::NobodyListens = tell(&text)? {
             return Ok(ExitCode::SUCCESS);
         }
-        before = between;
+        // Between two blocks.
+        before = if json { "" } else { "\n" };
         // Looking has taken the other second.
         tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+fn shown(report: &Report, json: bool) -> Result<String, CommandError> {
+    match json {
+        true => Ok(serde_json::to_string(report).map_err(CommandError::told)? + "\n"),
+        false => Ok(screen::text(report, Detail::default())),
     }
 }
 
@@ -96,13 +111,9 @@ enum Told {
     NobodyListens,
 }
 
-fn tell(report: &Report, args: &StatusArgs, before: &str) -> Result<Told, CommandError> {
-    let text = match args.json {
-        true => serde_json::to_string(report).map_err(CommandError::told)? + "\n",
-        false => screen::text(report),
-    };
+fn tell(text: &str) -> Result<Told, CommandError> {
     let mut out = std::io::stdout().lock();
-    match write!(out, "{before}{text}").and_then(|()| out.flush()) {
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Ok(()) => Ok(Told::Heard),
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(Told::NobodyListens),
         Err(error) => Err(CommandError::told(error)),

@@ -9,16 +9,30 @@ use super::report::{Instance, PartitionLag, Rates, Report, Sum};
 use crate::admin::status::Status;
 use crate::cli::table::{number, table};
 
-/// Of a topic's partitions no more are shown than these, the ones furthest behind.
-const MOST_PARTITIONS: usize = 12;
+/// How much is shown of what can be long.
+#[derive(Debug, Clone, Copy)]
+pub struct Detail {
+    /// Of a topic no more than these, the ones furthest behind.
+    pub partitions: usize,
+    /// Of the outcomes.
+    pub reasons: bool,
+}
 
-pub fn text(report: &Report) -> String {
+impl Default for Detail {
+    fn default() -> Detail {
+        Detail { partitions: 12, reasons: true }
+    }
+}
+
+pub fn text(report: &Report, detail: Detail) -> String {
     let mut text = String::new();
     head(&mut text, report);
     overview(&mut text, report);
-    partitions(&mut text, report);
+    partitions(&mut text, report, detail.partitions);
     instances(&mut text, report);
-    outcomes(&mut text, report);
+    if detail.reasons {
+        outcomes(&mut text, report);
+    }
     if one_answers(report) {
         // Writing into a String does not fail.
         let _ = writeln!(text, "\n{}", law(&report.sum));
@@ -85,14 +99,14 @@ fn total(lags: &[PartitionLag]) -> String {
     }
 }
 
-fn partitions(text: &mut String, report: &Report) {
+fn partitions(text: &mut String, report: &Report, most: usize) {
     let mut rows = Vec::new();
     let mut hidden = 0;
     for lags in [&report.source, &report.queue] {
         let mut shown: Vec<&PartitionLag> = lags.iter().collect();
-        if shown.len() > MOST_PARTITIONS {
+        if shown.len() > most {
             shown.sort_by_key(|lag| std::cmp::Reverse(lag.events));
-            hidden += shown.split_off(MOST_PARTITIONS).len();
+            hidden += shown.split_off(most).len();
             shown.sort_by(|a, b| (&a.topic, a.partition).cmp(&(&b.topic, b.partition)));
         }
         rows.extend(shown.into_iter().map(partition));
