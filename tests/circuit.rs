@@ -140,6 +140,28 @@ fn events_that_are_rejected_for_good_neither_keep_it_open_nor_open_it_again() {
 }
 
 #[test]
+fn contacts_that_are_rejected_at_each_visit_do_not_open_it_when_the_others_have_had_their_day() {
+    // A tenth of all contacts, but all of what is sent once the others are duplicates.
+    let rejected = (0..30).map(|number| format!("p{}@example.com", number * 10)).collect();
+    let reject = Behaviour { reject_emails: rejected, ..Behaviour::default() };
+    let world = World::with(1, reject.clone());
+    let instance = world.start(&["circuit.rejections=40"]);
+    for round in 1..=4 {
+        world.visits(0..300);
+        instance.wait_until_settled(round * 300);
+    }
+    assert_eq!(world.accepted_days().len(), 270);
+    assert_eq!(instance.metric("nat_destination_events_total", &["dead_lettered", "rejected"]), 120.0);
+    assert!(!instance.log().contains("circuit open"), "{}", instance.log());
+    // A mass rejection is found out as ever.
+    world.behave(Behaviour { reject: 1.0, ..reject });
+    world.visits(1000..2000);
+    world.wait("the circuit is open", || instance.metric("nat_destination_circuit_open", &["rejecting"]) == 1.0);
+    let dead = instance.metric("nat_destination_events_total", &["dead_lettered", "rejected"]) - 120.0;
+    assert!((10.0..=40.0).contains(&dead), "those that opened it, and no more: {dead}");
+}
+
+#[test]
 fn a_redrive_of_what_is_rejected_again_does_not_open_the_circuit() {
     let world = World::with(1, Behaviour { reject: 1.0, ..Behaviour::default() });
     world.visits(0..200);

@@ -348,7 +348,7 @@ pub const SETTINGS: &[Setting] = &[
         "circuit.rejections",
         count(0, 1_000_000),
         "100",
-        "Rejections of more than half of the last so many events, across at least two contacts, open the circuit, rejecting: the topic must not drain into the dead letters. 0: never.",
+        "Rejections of more than half of the last so many events, across at least two contacts, open the circuit, rejecting: the topic must not drain into the dead letters. A contact that is rejected while others are accepted counts once. 0: never.",
     ),
     setting(
         "circuit.probe_interval",

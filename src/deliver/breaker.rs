@@ -2,7 +2,7 @@
 //! refuses the key, is not at this address, fails for everybody, or rejects most of what it is sent. While it is open
 //! nothing is sent but one probe at a time, no event's attempts are spent and none becomes a dead letter.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use crate::config;
@@ -84,6 +84,45 @@ pub struct Breaker {
     failures: Row,
     /// The last events answered for good, newest last: whose, where it was rejected.
     answered: VecDeque<Option<Contact>>,
+    regulars: Regulars,
+}
+
+/// Contacts that Nat.app rejects while it accepts others: it will reject them at each event, which says nothing about
+/// Nat.app. They count once until they are accepted, as those that are accepted do: of these dedup lets one event a day pass.
+/// Otherwise the few would be most of what is sent in the evening, or when a day is backfilled that went through before.
+#[derive(Debug, Default)]
+struct Regulars {
+    /// Rejected since the last event was accepted: this may be the beginning of a mass rejection, where each one counts.
+    suspects: HashSet<Contact>,
+    /// Others have been accepted since.
+    recent: HashSet<Contact>,
+    /// Those of before `recent` was full.
+    older: HashSet<Contact>,
+}
+
+impl Regulars {
+    /// Of 16 bytes each: a MiB for either set.
+    const MOST: usize = 50_000;
+
+    fn holds(&self, contact: &Contact) -> bool {
+        self.recent.contains(contact) || self.older.contains(contact)
+    }
+
+    fn accepted(&mut self, contact: &Contact) {
+        for contacts in [&mut self.suspects, &mut self.recent, &mut self.older] {
+            contacts.remove(contact);
+        }
+    }
+
+    /// It was another contact's event that was accepted, while those were not.
+    fn confirm_suspects(&mut self) {
+        for contact in self.suspects.drain() {
+            if self.recent.len() >= Self::MOST {
+                self.older = std::mem::take(&mut self.recent);
+            }
+            self.recent.insert(contact);
+        }
+    }
 }
 
 /// Failures in a row.
@@ -105,7 +144,13 @@ impl Row {
 
 impl Breaker {
     pub fn new(settings: config::Circuit) -> Breaker {
-        Breaker { settings, state: State::Closed, failures: Row::default(), answered: VecDeque::new() }
+        Breaker {
+            settings,
+            state: State::Closed,
+            failures: Row::default(),
+            answered: VecDeque::new(),
+            regulars: Regulars::default(),
+        }
     }
 
     pub fn permit(&self, now: Instant) -> Permit {
@@ -143,6 +188,9 @@ impl Breaker {
     /// Takes in an answer. While it is open the probe's alone counts: a late answer to what was sent before it opened says
     /// nothing new.
     pub fn answered(&mut self, contact: Contact, signal: Signal, probe: bool, now: Instant) {
+        if signal == Signal::Accepted {
+            self.regulars.accepted(&contact);
+        }
         match self.state {
             State::Closed => self.answered_while_closed(contact, signal, now),
             State::HalfOpen(open) if probe => self.probe_answered(open, signal, now),
@@ -152,14 +200,20 @@ impl Breaker {
 
     fn answered_while_closed(&mut self, contact: Contact, signal: Signal, now: Instant) {
         match signal {
-            Signal::Accepted | Signal::Rejected => {
+            Signal::Accepted => {
                 self.failures = Row::default();
-                self.remember((signal == Signal::Rejected).then_some(contact));
+                self.regulars.confirm_suspects();
+                self.remember(None);
+            }
+            Signal::Rejected if self.counts(&contact) => {
+                self.failures = Row::default();
+                self.regulars.suspects.insert(contact);
+                self.remember(Some(contact));
                 if self.most_are_rejected() {
                     self.open(OpenReason::Rejecting, None, now);
                 }
             }
-            Signal::RejectedAgain | Signal::RejectedAsBefore => self.failures = Row::default(),
+            Signal::Rejected | Signal::RejectedAgain | Signal::RejectedAsBefore => self.failures = Row::default(),
             Signal::Failed(retry_after) => {
                 self.failures.add(contact);
                 if self.failures.several && self.failures.length >= self.settings.failures {
@@ -203,6 +257,13 @@ impl Breaker {
         self.state = State::Closed;
         self.failures = Row::default();
         self.answered.clear();
+        // They were rejected with all others.
+        self.regulars.suspects.clear();
+    }
+
+    /// Whether a rejection of this contact's event says anything, to a guard that is on.
+    fn counts(&self, contact: &Contact) -> bool {
+        self.settings.rejections > 0 && !self.regulars.holds(contact)
     }
 
     fn remember(&mut self, rejected: Option<Contact>) {
@@ -280,6 +341,55 @@ mod tests {
     }
 
     #[test]
+    fn contacts_that_are_rejected_while_others_are_accepted_count_once_until_they_are_accepted() {
+        let (mut breaker, now) = breaker();
+        let take = |breaker: &mut Breaker, who, signal| breaker.answered(contact(who), signal, false, now);
+        (1..=10).for_each(|n| {
+            take(&mut breaker, n, Signal::Rejected);
+            take(&mut breaker, 100 + n, Signal::Accepted);
+        });
+        (0..10).for_each(|_| (1..=10).for_each(|n| take(&mut breaker, n, Signal::Rejected)));
+        assert_eq!(reason(&breaker), None, "hardly anything else is sent any more, and nothing is wrong with Nat.app");
+        (1..=3).for_each(|n| take(&mut breaker, n, Signal::Accepted));
+        (1..=2).for_each(|n| take(&mut breaker, n, Signal::Rejected));
+        assert_eq!(reason(&breaker), None);
+        take(&mut breaker, 3, Signal::Rejected);
+        assert_eq!(reason(&breaker), Some(OpenReason::Rejecting), "they had been accepted");
+    }
+
+    #[test]
+    fn a_mass_rejection_opens_it_each_time_however_few_contacts_there_are() {
+        let (mut breaker, mut now) = breaker();
+        for _ in 0..5 {
+            for n in [1, 1, 2] {
+                assert_eq!(reason(&breaker), None);
+                breaker.answered(contact(n), Signal::Rejected, false, now);
+            }
+            assert_eq!(reason(&breaker), Some(OpenReason::Rejecting), "nobody else was accepted meanwhile");
+            now += SECOND;
+            breaker.probe_sent();
+            breaker.answered(contact(3), Signal::Accepted, true, now);
+        }
+    }
+
+    #[test]
+    fn the_contacts_known_to_be_rejected_are_bounded_and_the_latest_are_kept() {
+        let mut regulars = Regulars::default();
+        let contact = |n: usize| Contact((n as u128).to_be_bytes());
+        for n in 0..3 * Regulars::MOST {
+            regulars.suspects.insert(contact(n));
+            regulars.confirm_suspects();
+        }
+        assert_eq!(regulars.recent.len() + regulars.older.len(), 2 * Regulars::MOST);
+        assert!((Regulars::MOST..3 * Regulars::MOST).all(|n| regulars.holds(&contact(n))));
+        // And without the guard none is remembered.
+        let (breaker, now) = breaker();
+        let mut breaker = Breaker::new(config::Circuit { rejections: 0, ..breaker.settings });
+        (0..100).for_each(|n| breaker.answered(contact(n), Signal::Rejected, false, now));
+        assert!(breaker.regulars.suspects.is_empty() && breaker.permit(now) == Permit::All);
+    }
+
+    #[test]
     fn a_redriven_event_that_is_rejected_as_before_neither_opens_it_nor_makes_the_next_probe_wait() {
         let (mut breaker, now) = breaker();
         (1..=100).for_each(|n| breaker.answered(contact(n), Signal::RejectedAsBefore, false, now));
@@ -318,8 +428,8 @@ mod tests {
         let mut answers = [Signal::Rejected, Signal::Accepted, Signal::Rejected, Signal::Accepted].into_iter().cycle();
         (0..40).for_each(|n| breaker.answered(contact(n), answers.next().expect("endless"), false, now));
         assert_eq!(reason(&breaker), None, "half of them is not most of them");
-        breaker.answered(contact(1), Signal::Rejected, false, now);
-        breaker.answered(contact(2), Signal::Rejected, false, now);
+        breaker.answered(contact(101), Signal::Rejected, false, now);
+        breaker.answered(contact(102), Signal::Rejected, false, now);
         assert_eq!(reason(&breaker), Some(OpenReason::Rejecting));
         for (signal, then) in [
             (Signal::Rejected, Some(OpenReason::Rejecting)),
@@ -383,10 +493,17 @@ mod tests {
         half_open: bool,
         failed: Vec<u8>,
         window: Vec<Option<u8>>,
+        /// Rejected since the last event was accepted; and those rejected before, and not accepted since.
+        suspects: HashSet<u8>,
+        regulars: HashSet<u8>,
     }
 
     impl Model {
         fn take(&mut self, who: u8, signal: Signal, probe: bool) {
+            if signal == Signal::Accepted {
+                self.suspects.remove(&who);
+                self.regulars.remove(&who);
+            }
             if self.open.is_some() && !(probe && self.half_open) {
                 return;
             }
@@ -409,8 +526,16 @@ mod tests {
                     None
                 }
                 Signal::Accepted if was_open => None,
+                Signal::Rejected if self.regulars.contains(&who) => {
+                    self.failed.clear();
+                    None
+                }
                 Signal::Accepted | Signal::Rejected => {
                     self.failed.clear();
+                    match signal {
+                        Signal::Accepted => self.regulars.extend(self.suspects.drain()),
+                        _ => drop(self.suspects.insert(who)),
+                    }
                     self.window.push((signal == Signal::Rejected).then_some(who));
                     let last = &self.window[self.window.len().saturating_sub(4)..];
                     let rejected: Vec<u8> = last.iter().flatten().copied().collect();
@@ -419,7 +544,7 @@ mod tests {
                 }
             };
             if was_open && next.is_none() {
-                *self = Model::default();
+                *self = Model { regulars: std::mem::take(&mut self.regulars), ..Model::default() };
             }
             self.guarded |= !was_open && next == Some(OpenReason::Rejecting);
             self.open = next;
