@@ -133,7 +133,7 @@ fn explain_tells_what_waits_and_what_is_a_dead_letter_and_changes_nothing() {
     letters.sort_by_key(|reason| reason.to_string());
     assert_eq!(letters, ["missing_timestamp", "rejected"]);
     let rejected = list(&told["dead_letters"]).iter().find(|letter| letter["reason"] == "rejected").expect("one");
-    assert_eq!((rejected["status"].as_str(), rejected["day"].as_str()), (Some("400"), Some("2026-11-20")));
+    assert_eq!((rejected["status"].as_u64(), rejected["day"].as_str()), (Some(400), Some("2026-11-20")));
     assert!(list(&known(&world, BOB)["dead_letters"]).is_empty());
     let day = words(&world, "explain", &["--contact", ADA, "--day", "2026-11-22"]);
     assert!(day.contains("2026-11-22") && !day.contains("2026-11-21"), "{day}");

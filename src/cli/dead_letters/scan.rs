@@ -12,7 +12,7 @@ use crate::config::Config;
 use crate::dead_letter::record::contact;
 use crate::dead_letter::{Filter, Kind, Letter, Note};
 use crate::dedup::Contact;
-use crate::kafka::{self, Next, Range, RangeReader, headers_of};
+use crate::kafka::{self, Next, Range, RangeReader};
 
 /// Where a record of the dead-letter topic stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -41,8 +41,7 @@ pub struct Found {
 
 impl Found {
     pub fn new(message: Box<OwnedMessage>) -> Found {
-        let headers = message.headers().map(headers_of).unwrap_or_default();
-        let kind = Kind::of(message.key(), message.payload(), headers);
+        let kind = Kind::read(&*message);
         Found { message, kind }
     }
 
