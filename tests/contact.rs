@@ -265,6 +265,41 @@ fn a_wrong_list_at_the_start_names_the_line_and_a_later_one_keeps_the_old_list()
 }
 
 #[test]
+fn a_list_that_becomes_wrong_is_told_until_it_is_mended() {
+    let world = World::new();
+    let setting = suppress(&world, "ada@example.com\n");
+    let instance = world.start(&[&setting]);
+    instance.wait_until_ready();
+    let told =
+        || ["wrong", "contacts"].map(|what| instance.metric(&format!("nat_destination_suppress_file_{what}"), &[]));
+    assert_eq!(told(), [0.0, 1.0]);
+    suppress(&world, "ada@example.com\nbob.example.com\n");
+    world.wait("the gauge tells", || told() == [1.0, 1.0]);
+    assert_eq!(instance.get("/readyz").0, 200, "a restart would mend nothing");
+    assert!(instance.get("/readyz").1.contains("suppress.file is wrong"), "{:?}", instance.get("/readyz"));
+    let place = instance.admin();
+    let status = || {
+        let output = world.command(&["status", "--json", "--instance", &place], &[]).output().expect("it runs");
+        let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        (output.status.code(), report["problems"].to_string())
+    };
+    let (code, problems) = status();
+    assert!(code == Some(1) && problems.contains("suppress.file is wrong"), "{problems}");
+    // The old list is in force.
+    world.event(0, &visit(ADA, 20));
+    world.event(1, &visit(BOB, 20));
+    instance.wait_until_settled(2);
+    assert_eq!(world.accepted_days(), [(BOB.to_owned(), "2026-11-20".to_owned())]);
+    assert_eq!(instance.log().matches("the one that was stays in force").count(), 1, "it is said once");
+    std::fs::remove_file(world.path("suppressed")).expect("removed");
+    world.wait("that is another problem", || instance.log().contains("No such file"));
+    assert_eq!(told(), [1.0, 1.0]);
+    suppress(&world, "ada@example.com\nbob@example.com\n");
+    world.wait("it is mended", || told() == [0.0, 2.0]);
+    assert!(!status().1.contains("suppress.file") && !instance.get("/readyz").1.contains("suppress.file"));
+}
+
+#[test]
 fn nothing_that_explain_prints_holds_an_event_body() {
     let world = World::with(3, Behaviour { reject_emails: vec!["eve@example.com".into()], ..Behaviour::default() });
     let event = |email: &str, day: u32| {
