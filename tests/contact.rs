@@ -1,7 +1,8 @@
 //! One contact: what is known of it, that it can be forgotten, and that the suppression list is honoured.
 
 use std::collections::BTreeMap;
-use std::process::Output;
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use nat_destination::dedup::Contact;
@@ -297,6 +298,43 @@ fn a_list_that_becomes_wrong_is_told_until_it_is_mended() {
     suppress(&world, "ada@example.com\nbob@example.com\n");
     world.wait("it is mended", || told() == [0.0, 2.0]);
     assert!(!status().1.contains("suppress.file") && !instance.get("/readyz").1.contains("suppress.file"));
+}
+
+/// Ctrl-C, once it has said how far it is: its exit code, its result, and the rest of what it says.
+fn interrupted(world: &World, arguments: &[&str], set: &[&str]) -> (Option<i32>, String, String) {
+    let mut command = world.command(arguments, set);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+    let mut said = BufReader::new(child.stderr.take().expect("piped")).lines().map_while(Result::ok);
+    let progress = said.next().expect("it says how far it is");
+    assert!(progress.contains("time left"), "{progress}");
+    let pid = child.id().to_string();
+    assert!(Command::new("kill").args(["-INT", &pid]).status().expect("it runs").success());
+    let rest: Vec<String> = said.collect();
+    let output = child.wait_with_output().expect("it ends");
+    (output.status.code(), String::from_utf8(output.stdout).expect("text"), rest.join("\n"))
+}
+
+#[test]
+fn explain_and_forget_end_cleanly_on_ctrl_c_and_say_how_to_go_on() {
+    let world = World::new();
+    world.event(0, &visit(ADA, 20));
+    world.run_until_caught_up(&[]);
+    // The brokers keep them waiting for more than there is.
+    let slow = ["kafka.properties.fetch.min.bytes=1000000", "kafka.properties.fetch.wait.max.ms=25000"];
+    let (code, result, said) = interrupted(&world, &["explain", "--contact", ADA], &slow);
+    assert_eq!((code, result.as_str()), (Some(130), ""));
+    assert_eq!(said, "stopped before all was read, so that nothing is told; run it again");
+    let (code, result, said) = interrupted(&world, &["forget", "--contact", ADA], &slow);
+    assert_eq!((code, result.as_str()), (Some(130), ""));
+    assert_eq!(said, "stopped: nothing is forgotten; run it again");
+    // All is read, and the tombstones wait to be written.
+    let (code, result, said) =
+        interrupted(&world, &["forget", "--contact", ADA], &["kafka.properties.linger.ms=25000"]);
+    assert_eq!((code, result.as_str()), (Some(130), ""));
+    assert!(said.contains("run it again to forget all"), "{said}");
+    assert!(world.read(&world.topic("delivered")).iter().all(|record| record.value.is_some()), "none was written");
+    assert!(words(&world, "forget", &["--contact", ADA]).contains("1 entry"), "run again, it is done");
+    assert!(list(&known(&world, ADA)["delivered"]).is_empty());
 }
 
 #[test]
