@@ -122,12 +122,13 @@ impl Meaning {
             (Some(reason), None) => reason.what_to_do(),
             (None, None) => "look at it with the version of this program that wrote it",
         };
+        let can_be = !redriven && letter.truncated.is_none();
         let command = format!("nat-destination dead-letters redrive --reason {} --dry-run", letter.reason);
         Meaning {
             because,
             happened: letter.message.clone().unwrap_or_else(|| because.to_owned()),
             to_do,
-            command: (!redriven).then_some(command),
+            command: can_be.then_some(command),
         }
     }
 }
