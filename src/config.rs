@@ -101,6 +101,13 @@ pub struct Topics {
     pub delivered_retention: Duration,
 }
 
+impl Topics {
+    /// This program's own: never a source, whatever an expression matches.
+    pub fn own(&self) -> [&str; 4] {
+        [&self.queue, &self.delivered, &self.dead_letter, &self.layout]
+    }
+}
+
 #[derive(Debug, Clone)]
 pub struct Nat {
     pub url: String,

@@ -106,6 +106,10 @@ catalogue! {
         "Records that Kafka deleted before they were read: retention has overtaken this program.";
     stopped_partitions: IntGaugeVec = "nat_destination_stopped_partitions", ["stage"],
         "Partitions that are not read on since nobody can tell what comes next: the topic was made anew, or cut.";
+    suppress_file_wrong: IntGauge = "nat_destination_suppress_file_wrong", [],
+        "1 while the suppression list cannot be read or has a wrong line: the one that was stays in force.";
+    suppress_file_contacts: IntGauge = "nat_destination_suppress_file_contacts", [],
+        "Contacts on the suppression list that is in force.";
     kafka_errors: IntCounterVec = "nat_destination_kafka_errors_total", ["stage"],
         "Errors of the Kafka clients that they recover from by themselves.";
 }

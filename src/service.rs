@@ -56,8 +56,8 @@ impl Service {
     /// What is wrong, naming the setting.
     pub async fn start(mut config: Config, verify_topics: bool) -> Result<Service, ServiceError> {
         let client = NatClient::new(config.nat.clone(), config.concurrency)?;
-        let suppressed = Suppressed::start(config.suppress_file.as_deref())?;
         let metrics = Metrics::new().map_err(|error| ServiceError::Internal(error.to_string()))?;
+        let suppressed = Suppressed::start(config.suppress_file.as_deref(), &metrics)?;
         let (_, librdkafka) = rdkafka::util::get_rdkafka_version();
         metrics.build_info.with_label_values(&[env!("CARGO_PKG_VERSION"), librdkafka.as_str()]).set(1);
         let (ingest_sender, ingest) = watch::channel(StageStatus::starting());

@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::watch;
 
 use crate::dedup::Contact;
+use crate::metrics::Metrics;
 use crate::segment::{Filtered, Outcome, normalise_email};
 
 /// How often the file is looked at.
@@ -133,7 +134,7 @@ impl Suppressed {
     ///
     /// # Errors
     /// When it is wrong, naming the setting and the line.
-    pub fn start(path: Option<&Path>) -> Result<Suppressed, SuppressProblem> {
+    pub fn start(path: Option<&Path>, metrics: &Arc<Metrics>) -> Result<Suppressed, SuppressProblem> {
         let Some(path) = path else {
             let list = Arc::new(SuppressList::default());
             return Ok(Suppressed { list: Arc::clone(&list), news: watch::channel(list).1 });
@@ -142,8 +143,10 @@ impl Suppressed {
         let stamp = stamp(path);
         let list = Arc::new(SuppressList::read(path)?);
         tracing::info!(contacts = list.len(), "the suppression list is read");
+        metrics.suppress_file_contacts.set(list.len() as i64);
         let (sender, news) = watch::channel(Arc::clone(&list));
-        let mut file = File { path: path.to_owned(), taken: stamp, seen: stamp };
+        let metrics = Arc::clone(metrics);
+        let mut file = File { path: path.to_owned(), taken: stamp, seen: stamp, problem: None, metrics };
         let unreadable = |error: std::io::Error| SuppressProblem::Unreadable {
             path: path.to_owned(),
             cause: format!("a thread cannot be started: {error}"),
@@ -152,7 +155,9 @@ impl Suppressed {
         let watch = move || {
             while !sender.is_closed() {
                 std::thread::sleep(LOOK_EVERY);
-                file.look(|list| drop(sender.send_replace(Arc::new(list))));
+                if let Some(list) = file.look() {
+                    sender.send_replace(Arc::new(list));
+                }
             }
         };
         std::thread::Builder::new().name("suppress-list".into()).spawn(watch).map_err(unreadable)?;
@@ -185,26 +190,36 @@ struct File {
     taken: Stamp,
     /// At the last look.
     seen: Stamp,
+    /// What is wrong with it now.
+    problem: Option<SuppressProblem>,
+    metrics: Arc<Metrics>,
 }
 
 impl File {
-    fn look(&mut self, take: impl FnOnce(SuppressList)) {
+    /// The list, if there is a new one that is right.
+    fn look(&mut self) -> Option<SuppressList> {
         let now = stamp(&self.path);
         // One that is just being written is not whole yet: it is taken when it has stayed as it is for one look.
         let still = std::mem::replace(&mut self.seen, now) == now;
-        if !still || now == self.taken {
-            return;
+        // One that is wrong is read until it is right: a mended permission changes nothing that the stamp tells.
+        if !still || (now == self.taken && self.problem.is_none()) {
+            return None;
         }
         self.taken = now;
-        match SuppressList::read(&self.path) {
-            Ok(list) => {
-                tracing::info!(contacts = list.len(), "the suppression list has changed and is read again");
-                take(list);
-            }
-            Err(problem) => {
-                tracing::warn!(%problem, "the suppression list is wrong now; the one that was stays in force")
-            }
+        let (list, problem) = match SuppressList::read(&self.path) {
+            Ok(list) => (Some(list), None),
+            Err(problem) => (None, Some(problem)),
+        };
+        self.metrics.suppress_file_wrong.set(problem.is_some().into());
+        if let Some(list) = &list {
+            self.metrics.suppress_file_contacts.set(list.len() as i64);
+            tracing::info!(contacts = list.len(), "the suppression list has changed and is read again");
         }
+        if let Some(problem) = problem.as_ref().filter(|problem| self.problem.as_ref() != Some(problem)) {
+            tracing::warn!(%problem, "the suppression list is wrong now; the one that was stays in force");
+        }
+        self.problem = problem;
+        list
     }
 }
 
@@ -261,20 +276,28 @@ mod tests {
         let path = std::env::temp_dir().join(format!("nat-destination-suppress-{}", std::process::id()));
         fs::write(&path, ADA).expect("written");
         let first = stamp(&path);
-        let mut file = File { path: path.clone(), taken: first, seen: first };
-        let mut looks = |expected: [Option<usize>; 3]| {
+        let metrics = Metrics::new().expect("a sound catalogue");
+        let told = Arc::clone(&metrics);
+        let mut file = File { path: path.clone(), taken: first, seen: first, problem: None, metrics };
+        let mut looks = |expected: [Option<usize>; 3], wrong: i64| {
             for expected in expected {
-                let mut taken = None;
-                file.look(|list| taken = Some(list.len()));
-                assert_eq!(taken, expected);
+                assert_eq!(file.look().map(|list| list.len()), expected);
             }
+            assert_eq!(told.suppress_file_wrong.get(), wrong);
         };
-        looks([None, None, None]);
+        looks([None, None, None], 0);
         fs::write(&path, format!("{ADA}\nbob@example.com")).expect("written");
-        looks([None, Some(2), None]);
+        looks([None, Some(2), None], 0);
         fs::write(&path, "who?").expect("written");
-        looks([None, None, None]);
+        looks([None, None, None], 1);
+        // As when its permissions are mended: the same stamp, and it can be read now.
+        let away = path.with_extension("away");
+        fs::rename(&path, &away).expect("renamed");
+        looks([None, None, None], 1);
+        fs::write(&away, ADA).expect("written");
+        fs::rename(&away, &path).expect("renamed");
+        looks([None, Some(1), None], 0);
         fs::remove_file(&path).expect("removed");
-        looks([None, None, None]);
+        looks([None, None, None], 1);
     }
 }

@@ -1,7 +1,8 @@
 //! One contact: what is known of it, that it can be forgotten, and that the suppression list is honoured.
 
 use std::collections::BTreeMap;
-use std::process::Output;
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use nat_destination::dedup::Contact;
@@ -133,7 +134,7 @@ fn explain_tells_what_waits_and_what_is_a_dead_letter_and_changes_nothing() {
     letters.sort_by_key(|reason| reason.to_string());
     assert_eq!(letters, ["missing_timestamp", "rejected"]);
     let rejected = list(&told["dead_letters"]).iter().find(|letter| letter["reason"] == "rejected").expect("one");
-    assert_eq!((rejected["status"].as_str(), rejected["day"].as_str()), (Some("400"), Some("2026-11-20")));
+    assert_eq!((rejected["status"].as_u64(), rejected["day"].as_str()), (Some(400), Some("2026-11-20")));
     assert!(list(&known(&world, BOB)["dead_letters"]).is_empty());
     let day = words(&world, "explain", &["--contact", ADA, "--day", "2026-11-22"]);
     assert!(day.contains("2026-11-22") && !day.contains("2026-11-21"), "{day}");
@@ -262,6 +263,78 @@ fn a_wrong_list_at_the_start_names_the_line_and_a_later_one_keeps_the_old_list()
     world.event(1, &visit(BOB, 20));
     instance.wait_until_settled(2);
     assert_eq!(world.accepted_days(), [(BOB.to_owned(), "2026-11-20".to_owned())]);
+}
+
+#[test]
+fn a_list_that_becomes_wrong_is_told_until_it_is_mended() {
+    let world = World::new();
+    let setting = suppress(&world, "ada@example.com\n");
+    let instance = world.start(&[&setting]);
+    instance.wait_until_ready();
+    let told =
+        || ["wrong", "contacts"].map(|what| instance.metric(&format!("nat_destination_suppress_file_{what}"), &[]));
+    assert_eq!(told(), [0.0, 1.0]);
+    suppress(&world, "ada@example.com\nbob.example.com\n");
+    world.wait("the gauge tells", || told() == [1.0, 1.0]);
+    assert_eq!(instance.get("/readyz").0, 200, "a restart would mend nothing");
+    assert!(instance.get("/readyz").1.contains("suppress.file is wrong"), "{:?}", instance.get("/readyz"));
+    let place = instance.admin();
+    let status = || {
+        let output = world.command(&["status", "--json", "--instance", &place], &[]).output().expect("it runs");
+        let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        (output.status.code(), report["problems"].to_string())
+    };
+    let (code, problems) = status();
+    assert!(code == Some(1) && problems.contains("suppress.file is wrong"), "{problems}");
+    // The old list is in force.
+    world.event(0, &visit(ADA, 20));
+    world.event(1, &visit(BOB, 20));
+    instance.wait_until_settled(2);
+    assert_eq!(world.accepted_days(), [(BOB.to_owned(), "2026-11-20".to_owned())]);
+    assert_eq!(instance.log().matches("the one that was stays in force").count(), 1, "it is said once");
+    std::fs::remove_file(world.path("suppressed")).expect("removed");
+    world.wait("that is another problem", || instance.log().contains("No such file"));
+    assert_eq!(told(), [1.0, 1.0]);
+    suppress(&world, "ada@example.com\nbob@example.com\n");
+    world.wait("it is mended", || told() == [0.0, 2.0]);
+    assert!(!status().1.contains("suppress.file") && !instance.get("/readyz").1.contains("suppress.file"));
+}
+
+/// Ctrl-C, once it has said how far it is: its exit code, its result, and the rest of what it says.
+fn interrupted(world: &World, arguments: &[&str], set: &[&str]) -> (Option<i32>, String, String) {
+    let mut command = world.command(arguments, set);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+    let mut said = BufReader::new(child.stderr.take().expect("piped")).lines().map_while(Result::ok);
+    let progress = said.next().expect("it says how far it is");
+    assert!(progress.contains("time left"), "{progress}");
+    let pid = child.id().to_string();
+    assert!(Command::new("kill").args(["-INT", &pid]).status().expect("it runs").success());
+    let rest: Vec<String> = said.collect();
+    let output = child.wait_with_output().expect("it ends");
+    (output.status.code(), String::from_utf8(output.stdout).expect("text"), rest.join("\n"))
+}
+
+#[test]
+fn explain_and_forget_end_cleanly_on_ctrl_c_and_say_how_to_go_on() {
+    let world = World::new();
+    world.event(0, &visit(ADA, 20));
+    world.run_until_caught_up(&[]);
+    // The brokers keep them waiting for more than there is.
+    let slow = ["kafka.properties.fetch.min.bytes=1000000", "kafka.properties.fetch.wait.max.ms=25000"];
+    let (code, result, said) = interrupted(&world, &["explain", "--contact", ADA], &slow);
+    assert_eq!((code, result.as_str()), (Some(130), ""));
+    assert_eq!(said, "stopped before all was read, so that nothing is told; run it again");
+    let (code, result, said) = interrupted(&world, &["forget", "--contact", ADA], &slow);
+    assert_eq!((code, result.as_str()), (Some(130), ""));
+    assert_eq!(said, "stopped: nothing is forgotten; run it again");
+    // All is read, and the tombstones wait to be written.
+    let (code, result, said) =
+        interrupted(&world, &["forget", "--contact", ADA], &["kafka.properties.linger.ms=25000"]);
+    assert_eq!((code, result.as_str()), (Some(130), ""));
+    assert!(said.contains("run it again to forget all"), "{said}");
+    assert!(world.read(&world.topic("delivered")).iter().all(|record| record.value.is_some()), "none was written");
+    assert!(words(&world, "forget", &["--contact", ADA]).contains("1 entry"), "run again, it is done");
+    assert!(list(&known(&world, ADA)["delivered"]).is_empty());
 }
 
 #[test]

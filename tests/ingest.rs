@@ -39,11 +39,13 @@ fn source_topics_can_be_named_by_an_expression_which_never_means_our_own() {
         );
     }
     world.flush();
-    // It matches the queue as well: reading that would feed it to itself.
+    // It matches our own topics as well: reading the queue would feed it to itself, and the others hold no events.
     let pattern = format!("source.topics=^{}.*", world.prefix);
     world.run_until_caught_up(&[&pattern]);
     world.run_until_caught_up(&[&pattern]);
     assert_eq!(world.accepted().len(), 2);
+    assert!(!world.read(&world.topic("layout")).is_empty(), "each of our own holds something");
+    assert_eq!(world.dead_letters().len(), 0, "what is no event would be one");
     assert_eq!(world.read(&world.topic("queue")).len(), 2);
 }
 

@@ -70,7 +70,76 @@ fn a_rejected_contact_is_fixed_and_redriven() {
     // Once more: it is known.
     let report = redrive(&world, &[], &[]);
     assert_eq!((&report["letters"], &report["passed_over"]), (&json!(0), &json!({"already_redriven": 1})));
-    assert_eq!(lines(&world, &["list"])[0]["redriven"], json!(true));
+}
+
+#[test]
+fn what_was_redriven_is_told_by_list_show_export_and_stats_and_what_is_open_too() {
+    let world = of_four_kinds();
+    let places = |letters: &[Value], redriven: bool| -> Vec<String> {
+        let of = letters.iter().filter(|letter| letter["redriven"].is_string() == redriven);
+        let mut places: Vec<_> = of.map(|letter| letter["place"].as_str().expect("a place").to_owned()).collect();
+        places.sort();
+        places
+    };
+    let before = lines(&world, &["list"]);
+    assert_eq!((places(&before, true).len(), places(&before, false).len()), (0, 4));
+    let began = jiff::Timestamp::now().as_millisecond();
+    redrive(&world, &["--contact", "bob@example.com"], &[]);
+    let listed = lines(&world, &["list"]);
+    let taken = listed.iter().find(|letter| letter["redriven"].is_string()).expect("one was redriven");
+    let at: jiff::Timestamp = taken["redriven"].as_str().and_then(|at| at.parse().ok()).expect("a time");
+    assert!(at.as_millisecond() >= began, "{taken}");
+    assert_eq!((taken["status"].as_u64(), places(&listed, false).len()), (Some(422), 3));
+    let exported = lines(&world, &["export", "-"]);
+    assert_eq!((places(&exported, true), places(&exported, false)), (places(&listed, true), places(&listed, false)));
+    for letter in &listed {
+        let shown = &lines(&world, &["show", "--json", letter["place"].as_str().expect("a place")])[0];
+        assert_eq!(shown["redriven"], letter["redriven"]);
+        let words = succeeded(dead_letters(&world, &["show", letter["place"].as_str().expect("a place")], &[]));
+        assert_eq!(words.contains("redriven       no\n"), letter["redriven"].is_null(), "{words}");
+        // What was redriven is not to be redriven: it is passed over.
+        assert_eq!(words.contains("dead-letters redrive"), letter["redriven"].is_null(), "{words}");
+    }
+    let stats = &lines(&world, &["stats", "--json"])[0];
+    assert_eq!((&stats["letters"], &stats["redriven"], &stats["open"]), (&json!(4), &json!(1), &json!(3)));
+    assert_eq!(stats["open_reasons"], json!({"rejected": 1, "missing_email": 1, "not_json": 1}));
+    let words = succeeded(dead_letters(&world, &["stats"], &[]));
+    assert!(words.starts_with("4 dead letters: 1 redriven, 3 open\n"), "{words}");
+    assert!(words.contains("rejected             2     1\n"), "{words}");
+}
+
+#[test]
+fn a_reason_of_a_newer_version_is_a_filter_and_a_misspelt_one_is_told() {
+    let world = World::with(1, rejecting(&["ada@example.com"]));
+    world.event(0, &ada());
+    world.run_until_caught_up(&[]);
+    let letter = &world.dead_letters()[0];
+    let header = |(name, value): &(String, Option<Vec<u8>>)| match name.as_str() {
+        "nat.reason" => (name.clone(), Some(b"quarantined".to_vec())),
+        _ => (name.clone(), value.clone()),
+    };
+    let headers: Vec<_> = letter.headers.iter().map(header).collect();
+    let headers: Vec<_> = headers.iter().map(|(name, value)| (name.as_str(), value.as_deref())).collect();
+    world.send(&world.topic("dead-letter"), Some(0), None, letter.value.as_deref(), &headers);
+    world.flush();
+    let newer = lines(&world, &["list", "--reason", "quarantined"]);
+    assert_eq!((newer.len(), newer[0]["reason"].as_str()), (1, Some("quarantined")));
+    let shown = &lines(&world, &["show", "--json", newer[0]["place"].as_str().expect("a place")])[0];
+    let command = "nat-destination dead-letters redrive --reason quarantined --dry-run";
+    assert_eq!(shown["command"], command);
+    let report = redrive(&world, &["--reason", "quarantined"], &[]);
+    assert_eq!(report["reasons"], json!({"quarantined": 1}), "as show says");
+    // Nobody's: then it is most likely misspelt. One that is known may be absent.
+    let file = world.path("letters.jsonl");
+    let file = file.to_str().expect("text");
+    for command in [&["list"][..], &["stats"], &["redrive"], &["export", file]] {
+        let (code, said) = told(&dead_letters(&world, &[command, &["--reason", "rejcted"]].concat(), &[]));
+        assert_eq!(code, Some(2), "{command:?} {said}");
+        assert!(said.contains("--reason rejcted: no dead letter") && said.contains("did you mean rejected?"), "{said}");
+    }
+    assert!(!world.path("letters.jsonl").exists() && !world.path("letters.jsonl.partial").exists());
+    assert_eq!(world.read(&world.topic("queue")).len(), 2);
+    assert_eq!(lines(&world, &["list", "--reason", "poison"]).len(), 0);
 }
 
 /// Starts a redrive that takes seconds, and waits until so many events are in the queue.
@@ -154,6 +223,12 @@ fn a_foreign_dead_letter_is_counted_and_passed_over() {
     let shown = succeeded(dead_letters(&world, &["show", "0:0"], &[]))
         + &succeeded(dead_letters(&world, &["show", "0:1"], &[]));
     assert!(shown.contains("another tool wrote it"), "{shown}");
+    let theirs = &lines(&world, &["list", "--reason", "foreign"])[0]["place"];
+    let json = &lines(&world, &["show", "--json", theirs.as_str().expect("a place")])[0];
+    assert!(
+        json["reason"] == "foreign" && json["what_to_do"].as_str().is_some_and(|text| text.contains("ask")),
+        "{json}"
+    );
     let report = redrive(&world, &[], &[]);
     assert_eq!((&report["letters"], &report["passed_over"]), (&json!(1), &json!({"foreign": 3})));
     assert_eq!(world.read(&world.topic("queue")).len(), 2);
@@ -245,6 +320,23 @@ fn show_masks_personal_data_unless_revealed_and_says_what_to_do() {
         assert!(revealed.contains(part), "{part} in {revealed}");
     }
     let (partition, _) = place.split_once(':').expect("two numbers");
+    let listed = &lines(&world, &["list"])[0];
+    let json = &lines(&world, &["show", &place, "--json"])[0];
+    for (name, value) in listed.as_object().expect("an object") {
+        assert_eq!(&json[name], value, "{name}, as list tells it");
+    }
+    assert!(json["answer"].as_str().is_some_and(|answer| answer.contains("refused")), "{json}");
+    assert!(json["what_happened"].as_str().is_some_and(|words| words.contains("Nat.app rejects it")), "{json}");
+    assert!(json["what_to_do"].as_str().is_some_and(|words| words.contains("redrive it")), "{json}");
+    assert_eq!(json["headers"], json!([{"name": "trace", "value": "(9 bytes)"}]));
+    assert_eq!(json["value"]["traits"]["email"], "(text of 15 characters)");
+    assert!(!json.to_string().contains("ada"), "{json}");
+    let json = &lines(&world, &["show", &place, "--json", "--reveal"])[0];
+    assert_eq!(
+        (json["key"].as_str(), json["value"]["traits"]["email"].as_str()),
+        (Some("ada-key"), Some("ada@example.com"))
+    );
+    assert_eq!(json["headers"], json!([{"name": "trace", "value": "ada-trace"}]));
     let behind = format!("{partition}:9");
     for (wrong, code, said) in
         [(behind.as_str(), 1, "holds the offsets 0 to 0"), ("17:0", 1, "it has 0 to 2"), ("17", 2, "PARTITION:OFFSET")]
@@ -270,7 +362,7 @@ fn stats_count_by_reason_status_topic_and_day() {
     let stats = &lines(&world, &["stats", "--json"])[0];
     assert_eq!((&stats["letters"], &stats["redriven"]), (&json!(4), &json!(2)), "the notes are no letters");
     let words = succeeded(dead_letters(&world, &["stats"], &[]));
-    assert!(words.starts_with("4 dead letters, 2 of them redriven\n"), "{words}");
+    assert!(words.starts_with("4 dead letters: 2 redriven, 2 open\n"), "{words}");
 }
 
 /// The bytes that an exported field stands for.

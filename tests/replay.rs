@@ -206,10 +206,12 @@ fn a_replay_leaves_dead_letters_to_redrive() {
     let items = ["b0", "b1"].map(|name| identify(&format!("{name}@example.com"), "2026-11-20T08:00:00Z", name));
     world.event(1, &format!(r#"{{"batch":[{}]}}"#, items.join(",")));
     world.event(1, r#"{"type":"identify","userId":"ada@example.com","timestamp":"2026-11-20T08:00:00Z"}"#);
-    // Some other tool's: no headers at all, and foreign ones.
     world.run_until_caught_up(&[]);
+    // Some other tool's: no headers at all, and foreign ones.
     world.send(&world.topic("dead-letter"), Some(0), None, Some(b"theirs"), &[]);
     world.send(&world.topic("dead-letter"), Some(0), None, Some(b"theirs"), &[("nat.source", Some(b"by sea"))]);
+    // And one of ours that is no letter: the note that one has been redriven.
+    world.send(&world.topic("dead-letter"), Some(0), None, None, &[("nat.redriven", Some(b"7:7"))]);
     world.flush();
     world.behave(Behaviour::default());
     // Even where the settings now find an email in it.

@@ -132,7 +132,7 @@ async fn readyz(State(served): State<Served>) -> (StatusCode, String) {
     let (ingest, deliver) = (served.ingest.borrow().clone(), served.deliver.borrow().clone());
     let (status, mut text) = answer(why_not_ready(&ingest, &deliver), "ready");
     // It is ready all the same: a restart mends none of these, and events wait in Kafka.
-    for line in troubles(&ingest, &deliver) {
+    for line in troubles(&ingest, &deliver, &served.metrics) {
         text.push_str(&line);
         text.push('\n');
     }
@@ -140,7 +140,7 @@ async fn readyz(State(served): State<Served>) -> (StatusCode, String) {
 }
 
 /// What a person should know of a service that is ready.
-fn troubles(ingest: &StageStatus, deliver: &StageStatus) -> Vec<String> {
+fn troubles(ingest: &StageStatus, deliver: &StageStatus, metrics: &Metrics) -> Vec<String> {
     let mut lines = Vec::new();
     if let Some(CircuitOpen { reason, since }) = deliver.circuit {
         lines.push(format!("circuit to Nat.app open: {reason}, since {since:.0}"));
@@ -153,6 +153,9 @@ fn troubles(ingest: &StageStatus, deliver: &StageStatus) -> Vec<String> {
     }
     for (topic, partition) in ingest.stopped.iter().chain(&deliver.stopped) {
         lines.push(format!("partition {partition} of {topic} is not read on: its offset is not in it; see the log"));
+    }
+    if metrics.suppress_file_wrong.get() > 0 {
+        lines.push("suppress.file is wrong, and the list that was stays in force; see the log".into());
     }
     lines
 }
@@ -190,16 +193,20 @@ mod tests {
         let fine = StageStatus::starting();
         let deliver = StageStatus { circuit, cut_off: true, held_until: Some(since), ..fine.clone() };
         let ingest = StageStatus { stopped: vec![("events".into(), 3)], ..fine.clone() };
+        let metrics = Metrics::new().expect("a sound catalogue");
+        metrics.suppress_file_wrong.set(1);
         assert_eq!(
-            troubles(&ingest, &deliver),
+            troubles(&ingest, &deliver, &metrics),
             [
                 "circuit to Nat.app open: unauthorized, since 2026-11-24T08:00:00Z",
                 "the group does not confirm that this instance is a member: nothing is sent until it does",
                 "Nat.app said not to come back before 2026-11-24T08:00:00Z",
-                "partition 3 of events is not read on: its offset is not in it; see the log"
+                "partition 3 of events is not read on: its offset is not in it; see the log",
+                "suppress.file is wrong, and the list that was stays in force; see the log"
             ]
         );
-        assert!(troubles(&fine, &fine).is_empty());
+        metrics.suppress_file_wrong.set(0);
+        assert!(troubles(&fine, &fine, &metrics).is_empty());
     }
 
     #[test]

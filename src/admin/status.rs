@@ -34,6 +34,8 @@ pub struct Status {
     pub held_until: Option<String>,
     /// Partitions that cannot be read on.
     pub stopped: Vec<Place>,
+    /// The suppression list is, and the one that was stays in force.
+    pub suppress_file_wrong: bool,
     /// Partitions that wait for their delivered set.
     pub restoring: u64,
     pub in_flight: u64,
@@ -112,7 +114,7 @@ impl Status {
             ready: not_ready.is_empty(),
             not_ready,
             stuck: stuck(served),
-            troubles: troubles(&ingest, &deliver),
+            troubles: troubles(&ingest, &deliver, metrics),
             oldest_waiting_seconds: ages.filter(|age| *age > 0.0).max_by(f64::total_cmp),
             rate_limit: *served.rate_limit.borrow(),
             source: sorted(source),
@@ -145,6 +147,7 @@ impl Status {
             concurrency_limit: gauge(metrics.concurrency_limit.get()),
             pending: gauge(metrics.pending_events.get()),
             retrying: gauge(metrics.retrying_events.get()),
+            suppress_file_wrong: metrics.suppress_file_wrong.get() > 0,
             received: metrics.events_received.get(),
             queued: metrics.events_queued.get(),
             requeued: sum(&metrics.events_requeued),

@@ -11,12 +11,12 @@ use indicatif::{ProgressBar, ProgressStyle};
 use jiff::Timestamp;
 use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::message::{Headers as _, Message};
+use rdkafka::message::Message;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use super::{CommandError, start_logs, told_to_stop};
 use crate::config::{Config, Log as LogSettings, Sources};
-use crate::dead_letter::header;
+use crate::dead_letter::{Kind, Letter};
 use crate::kafka::{AckingProducer, Context, OutgoingRecord, producer_config, reader_config};
 use crate::metrics::Metrics;
 use crate::sandbox::embedded;
@@ -231,16 +231,8 @@ fn account(service: &Service, stand_in: &StandIn, took: Duration) -> bool {
     right
 }
 
-struct Letter {
-    partition: i32,
-    offset: i64,
-    reason: String,
-    status: Option<String>,
-    source: String,
-}
-
 /// Up to two of each reason, read back from the topic as any consumer would.
-fn dead_letters(config: &Config) -> Result<Vec<Letter>, CommandError> {
+fn dead_letters(config: &Config) -> Result<Vec<(String, Letter)>, CommandError> {
     let reader: BaseConsumer<Context> =
         BaseConsumer::from_config_and_context(&reader_config(config), Context::default())
             .map_err(CommandError::told)?;
@@ -256,42 +248,26 @@ fn dead_letters(config: &Config) -> Result<Vec<Letter>, CommandError> {
     while ended < config.topics.partitions && Instant::now() < deadline {
         match reader.poll(Duration::from_millis(200)) {
             Some(Ok(message)) => {
-                let find = |name: &str| {
-                    let value = message.headers()?.iter().find(|header| header.key == name)?.value?;
-                    Some(String::from_utf8_lossy(value).into_owned())
-                };
-                let reason = find(header::REASON).unwrap_or_default();
-                let seen = by_reason.entry(reason.clone()).or_insert(0);
+                let Kind::Letter(letter) = Kind::read(&message) else { continue };
+                let seen = by_reason.entry(letter.reason.clone()).or_insert(0);
                 *seen += 1;
                 if *seen <= 2 {
-                    let source = find("__connect.errors.exception.message").unwrap_or_default();
-                    letters.push(Letter {
-                        partition: message.partition(),
-                        offset: message.offset(),
-                        reason,
-                        status: find(header::STATUS),
-                        source,
-                    });
+                    letters.push((format!("{}:{}", message.partition(), message.offset()), *letter));
                 }
             }
             Some(Err(_)) => ended += 1, // The end of a partition: nothing is written any more.
             None => {}
         }
     }
-    letters.sort_by(|a, b| a.reason.cmp(&b.reason));
+    letters.sort_by(|(_, a), (_, b)| a.reason.cmp(&b.reason));
     Ok(letters)
 }
 
-fn show_dead_letters(letters: &[Letter]) {
+fn show_dead_letters(letters: &[(String, Letter)]) {
     println!("\nA few dead letters (partition:offset, reason, what happened):");
-    for letter in letters {
-        let status = letter.status.as_ref().map(|status| format!(" {status}")).unwrap_or_default();
-        println!(
-            "  {}:{:<5} {:<24} {}",
-            letter.partition,
-            letter.offset,
-            format!("{}{status}", letter.reason),
-            letter.source
-        );
+    for (place, letter) in letters {
+        let status = letter.status.map(|status| format!(" {status}")).unwrap_or_default();
+        let reason = format!("{}{status}", letter.reason);
+        println!("  {place:<7} {reason:<24} {}", letter.message.as_deref().unwrap_or_default());
     }
 }

@@ -17,10 +17,10 @@ use super::table::number;
 use super::time::{instant, shown};
 use super::{CommandError, STOPPED, SettingsArgs, Stopped, interruptible, load, start_logs};
 use crate::config::{Config, Log};
-use crate::dead_letter::{Origin, Road};
+use crate::dead_letter::{self, Origin, Road};
 use crate::dedup::{Change, DedupKey, Key, Kind};
 use crate::enqueue::Entry;
-use crate::kafka::{self, Bookmark, Next, Range, RangeReader, headers_of};
+use crate::kafka::{self, Bookmark, Next, Range, RangeReader};
 use crate::segment::{EngageMode, Outcome};
 use plan::Plan;
 
@@ -194,7 +194,11 @@ impl Replay {
     fn find_dead_letters(&mut self, stopped: &Stopped) -> Result<(), CommandError> {
         let (mut found, mut foreign, ranges) = (HashSet::new(), 0, &self.plan.ranges);
         each_record(&self.config, &self.plan.dead_letters, "reading the dead letters", stopped, |_, letter| {
-            let origin = letter.headers().and_then(|headers| Origin::of_dead_letter(&headers_of(headers)));
+            let origin = match dead_letter::Kind::read(letter) {
+                dead_letter::Kind::Letter(letter) => letter.origin,
+                dead_letter::Kind::Note(_) => return Ok(()),
+                dead_letter::Kind::Foreign(_) => None,
+            };
             let Some(origin) = origin else {
                 foreign += 1;
                 return Ok(());

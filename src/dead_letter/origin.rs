@@ -91,12 +91,6 @@ impl Origin<'_> {
         Some(Origin { road, ..origin })
     }
 
-    /// Of the event that a dead letter holds. The original headers stand before ours there, and may be named alike.
-    pub fn of_dead_letter(headers: &Headers) -> Option<Origin<'static>> {
-        let (_, source) = headers.iter().rev().find(|(name, _)| name == SOURCE)?;
-        Origin::parse(std::str::from_utf8(source.as_deref()?).ok()?)
-    }
-
     /// As `Display` writes it; key and road stand elsewhere.
     pub fn parse(text: &str) -> Option<Origin<'static>> {
         let mut parts = text.split('/');

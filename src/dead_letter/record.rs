@@ -3,10 +3,11 @@
 //! of the same name stays. What a newer version writes is read as far as it is known. Pure.
 
 use jiff::Timestamp;
+use rdkafka::message::Message;
 
 use super::{Note, Origin, Reason, header, origin};
 use crate::dedup::Contact;
-use crate::kafka::Headers;
+use crate::kafka::{Headers, headers_of};
 use crate::poison::contained;
 use crate::segment::{self, Outcome, Reading, Rules};
 
@@ -55,6 +56,11 @@ pub struct Letter {
 }
 
 impl Kind {
+    pub fn read(message: &impl Message) -> Kind {
+        let headers = message.headers().map(headers_of).unwrap_or_default();
+        Kind::of(message.key(), message.payload(), headers)
+    }
+
     pub fn of(key: Option<&[u8]>, value: Option<&[u8]>, headers: Headers) -> Kind {
         if let Some(note) = Note::of(key, value, &headers) {
             return Kind::Note(note);

@@ -54,8 +54,7 @@ pub fn run(
     suppressed: Suppressed,
 ) -> Result<(), KafkaProblem> {
     let mut client = consumer_config(config, &config.source.group);
-    let own = regex_lite::escape(config.topics.queue.trim_end_matches("queue"));
-    client.set("topic.blacklist", format!("^{own}(queue|delivered|dead-letter)$,^__"));
+    client.set("topic.blacklist", format!("^({})$,^__", config.topics.own().map(regex_lite::escape).join("|")));
     let consumer = GroupConsumer::subscribe(&client, &config.source.topics, config.kafka.timeout)?;
     let state = State {
         config,

@@ -60,9 +60,7 @@ pub async fn source_partitions(config: &Config) -> Result<BTreeMap<String, usize
 }
 
 fn is_internal(config: &Config, topic: &str) -> bool {
-    let topics = &config.topics;
-    let ours = [&topics.queue, &topics.delivered, &topics.dead_letter, &topics.layout];
-    topic.starts_with("__") || ours.iter().any(|own| *own == topic)
+    topic.starts_with("__") || config.topics.own().contains(&topic)
 }
 
 pub(super) async fn fetch_metadata(config: &Config, topic: Option<&str>) -> Result<Metadata, KafkaProblem> {

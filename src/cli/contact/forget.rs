@@ -3,7 +3,7 @@
 
 use std::process::ExitCode;
 use std::sync::mpsc::channel;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use rdkafka::message::OwnedHeaders;
@@ -12,13 +12,16 @@ use serde_json::json;
 use super::known::{Delivery, Known, What};
 use super::tell::{self, unattributed};
 use super::{email, print};
+use crate::cli::progress::Progress;
 use crate::cli::time::shown;
-use crate::cli::{CommandError, STOPPED, SettingsArgs, load, start_logs};
+use crate::cli::{CommandError, STOPPED, SettingsArgs, Stopped, interruptible, load, start_logs};
 use crate::config::{Config, Log};
 use crate::kafka::{self, Ack, AckingProducer, KafkaProblem, OutgoingRecord, TopicPartition, producer_config};
 
 /// How long the brokers may take for the tombstones.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How often it is looked whether to stop.
+const MOMENT: Duration = Duration::from_millis(100);
 
 /// Forget that a contact was delivered: its next event is sent again
 #[derive(Debug, Args)]
@@ -55,8 +58,12 @@ pub async fn run(args: ForgetArgs) -> Result<ExitCode, CommandError> {
     if !args.dry_run {
         let places = kafka::partitions(&config, &config.topics.delivered).await.map_err(CommandError::told)?;
         let (config, entries) = (config.clone(), known.deliveries.clone());
-        let written = tokio::task::spawn_blocking(move || write_tombstones(&config, &places, &entries));
-        written.await.map_err(CommandError::told)?.map_err(CommandError::told)?;
+        let write = move |stopped: &Stopped| write_tombstones(&config, &places, &entries, stopped);
+        let written = interruptible(move |stopped| write(stopped).map_err(CommandError::told)).await?;
+        if !written {
+            eprintln!("stopped: entries of this contact may be forgotten or not; run it again to forget all");
+            return Ok(ExitCode::from(STOPPED));
+        }
     }
     match args.json {
         true => print(&format!("{}\n", json!({ "forgotten": !args.dry_run, "known": tell::json(&known) }))),
@@ -64,8 +71,14 @@ pub async fn run(args: ForgetArgs) -> Result<ExitCode, CommandError> {
     }
 }
 
-/// In every partition: a resize leaves copies of an entry in several, and carries them on. Waits until the brokers have all.
-fn write_tombstones(config: &Config, places: &[TopicPartition], entries: &[Delivery]) -> Result<(), KafkaProblem> {
+/// In every partition: a resize leaves copies of an entry in several, and carries them on. Waits until the brokers have all;
+/// false if told to stop before.
+fn write_tombstones(
+    config: &Config,
+    places: &[TopicPartition],
+    entries: &[Delivery],
+    stopped: &Stopped,
+) -> Result<bool, KafkaProblem> {
     let (sender, acks) = channel();
     let on_ack = move |ack: Ack<()>| drop(sender.send(ack.result));
     let producer = AckingProducer::new(&producer_config(config), Box::new(on_ack))?;
@@ -81,15 +94,21 @@ fn write_tombstones(config: &Config, places: &[TopicPartition], entries: &[Deliv
         let record = OutgoingRecord { topic, partition, key: Some(key), value: None, headers };
         producer.send(record, ()).map_err(|refused| problem(refused.error.to_string()))?;
     }
-    producer.flush(PATIENCE);
-    for _ in tombstones() {
-        match acks.recv_timeout(Duration::from_secs(1)) {
-            Ok(Ok(_)) => {}
-            Ok(Err(failure)) => return Err(problem(failure.to_string())),
-            Err(_) => return Err(problem("the brokers do not answer".into())),
-        }
+    let mut progress = Progress::new("forgetting", "tombstones", (places.len() * entries.len()) as u64);
+    let (mut written, began) = (0, Instant::now());
+    while written < places.len() * entries.len() {
+        match acks.recv_timeout(MOMENT) {
+            Ok(ack) => ack.map_err(|failure| problem(failure.to_string()))?,
+            Err(_) if stopped.is_so() => return Ok(false),
+            Err(_) if began.elapsed() > PATIENCE => return Err(problem("the brokers do not answer".into())),
+            Err(_) => {
+                progress.at(written as u64);
+                continue;
+            }
+        };
+        written += 1;
     }
-    Ok(())
+    Ok(true)
 }
 
 fn told(config: &Config, known: &Known, dry_run: bool) -> String {

@@ -4,8 +4,8 @@ use jiff::Timestamp;
 use jiff::civil::Date;
 use rdkafka::message::{Message, OwnedMessage};
 
-use crate::dead_letter::{Origin, header};
-use crate::kafka::{Headers, headers_of};
+use crate::dead_letter::select::FOREIGN;
+use crate::dead_letter::{self, Kind, Origin};
 use crate::poison::contained;
 use crate::segment::{self, Outcome, Reading, Rules};
 
@@ -15,10 +15,8 @@ pub struct Letter {
     pub offset: i64,
     /// Unix milliseconds.
     pub at: i64,
-    pub reason: Option<String>,
-    pub status: Option<String>,
-    pub attempts: Option<String>,
-    pub origin: Option<Origin<'static>>,
+    /// `None`: another tool wrote it.
+    pub told: Option<Box<dead_letter::Letter>>,
     pub event: Event,
 }
 
@@ -32,29 +30,25 @@ pub struct Event {
 }
 
 impl Letter {
+    pub fn reason(&self) -> &str {
+        self.told.as_ref().map_or(FOREIGN, |told| &told.reason)
+    }
+
+    pub fn origin(&self) -> Option<&Origin<'static>> {
+        self.told.as_ref()?.origin.as_ref()
+    }
+
     /// `None`: it is another contact's, or nobody's.
     pub fn of(message: &OwnedMessage, rules: &Rules, email: &str) -> Option<Letter> {
         let value = message.payload()?;
         let at = message.timestamp().to_millis().unwrap_or_default();
         let event = contained(|| event_of(value, rules, at, email)).ok().flatten()?;
-        let headers = message.headers().map(headers_of).unwrap_or_default();
-        Some(Letter {
-            partition: message.partition(),
-            offset: message.offset(),
-            at,
-            reason: text(&headers, header::REASON),
-            status: text(&headers, header::STATUS),
-            attempts: text(&headers, header::ATTEMPTS),
-            origin: Origin::of_dead_letter(&headers),
-            event,
-        })
+        let told = match Kind::read(message) {
+            Kind::Letter(letter) => Some(letter),
+            Kind::Foreign(_) | Kind::Note(_) => None,
+        };
+        Some(Letter { partition: message.partition(), offset: message.offset(), at, told, event })
     }
-}
-
-/// The last header of that name: ours stand behind the original ones.
-fn text(headers: &Headers, name: &str) -> Option<String> {
-    let (_, value) = headers.iter().rev().find(|(header, _)| header == name)?;
-    String::from_utf8(value.clone()?).ok()
 }
 
 /// The first of a record's events that is this contact's. What deliver wrote is a bare event; what ingest wrote is the source

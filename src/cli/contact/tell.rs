@@ -118,16 +118,16 @@ fn waiting((offset, queued): (i64, &Queued)) -> Vec<String> {
 }
 
 fn letter(letter: &Letter) -> Vec<String> {
-    let or_dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".into());
+    let (status, attempts) = letter.told.as_ref().map(|told| (told.status, told.attempts)).unwrap_or_default();
     vec![
         format!("{}:{}", letter.partition, letter.offset),
         shown(letter.at),
-        or_dash(&letter.reason),
-        or_dash(&letter.status),
-        or_dash(&letter.attempts),
+        letter.reason().to_owned(),
+        status.map_or_else(|| "-".into(), |status| status.to_string()),
+        attempts.map_or_else(|| "-".into(), |attempts| attempts.to_string()),
         day(&letter.event),
         engage_of(&letter.event),
-        letter.origin.as_ref().map_or_else(|| "-".into(), place_of),
+        letter.origin().map_or_else(|| "-".into(), place_of),
     ]
 }
 
@@ -202,12 +202,12 @@ fn letter_json(letter: &Letter) -> Value {
         "partition": letter.partition,
         "offset": letter.offset,
         "at": shown(letter.at),
-        "reason": letter.reason,
-        "status": letter.status,
-        "attempts": letter.attempts,
+        "reason": letter.reason(),
+        "status": letter.told.as_ref().and_then(|told| told.status),
+        "attempts": letter.told.as_ref().and_then(|told| told.attempts),
         "day": letter.event.day.map(|day| day.to_string()),
         "engage_key": letter.event.engage.as_ref().map(|(key, _)| key),
-        "from": letter.origin.as_ref().map(place_json),
+        "from": letter.origin().map(place_json),
     })
 }
 

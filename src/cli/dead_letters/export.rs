@@ -12,20 +12,21 @@ use base64::engine::general_purpose::STANDARD;
 use clap::Args;
 use serde_json::{Map, Value, json};
 
-use super::scan::{self, Found};
+use super::scan::{self, Found, Redriven};
 use super::{FilterArgs, prepare, rfc3339};
 use crate::cli::table::number;
-use crate::cli::{CommandError, STOPPED, SettingsArgs, interruptible};
+use crate::cli::{CommandError, STOPPED, SettingsArgs, Stopped, interruptible};
+use crate::config::Config;
 use crate::dead_letter::select::FOREIGN;
-use crate::dead_letter::{Kind, Letter};
-use crate::kafka::Headers;
+use crate::dead_letter::{Filter, Kind, Letter};
+use crate::kafka::{Headers, Range};
 
 /// Write them to a file as JSON lines
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
     nat-destination dead-letters export letters.jsonl --config nat-destination.toml --since 7d\n  \
     nat-destination dead-letters export - --config nat-destination.toml --reason rejected | jq -r .value\n\n\
-    Each line: place, time, reason, status, answer, attempts, first_attempt, last_attempt, redrives, source, message, headers\n\
+    Each line: place, time, redriven, reason, status, answer, attempts, first_attempt, last_attempt, redrives, source, message, headers\n\
     (the source record's), key, value. Key, value and header values are text, or `…_base64` where they are not UTF-8. They\n\
     hold personal data: the file is readable by its owner only.")]
 pub struct ExportArgs {
@@ -48,17 +49,41 @@ pub async fn run(args: ExportArgs) -> Result<ExitCode, CommandError> {
     let mut target = Target::open(&args.file, args.force)?;
     let ranges = scan::ranges(&config, &filter).await?;
     let exported = interruptible(move |stopped| {
-        let mut count = 0_u64;
-        let all = scan::read(&config, ranges, "export", stopped, |found| {
-            if !found.is_meant(&config, &filter) {
-                return Ok(ControlFlow::Continue(()));
+        // Each line tells whether its letter was redriven: the notes of that stand behind the letters.
+        let mut redriven = Redriven::default();
+        let all = scan::select(&config, &filter, ranges.clone(), "reading", stopped, |found| {
+            redriven.note(&found);
+            Ok(ControlFlow::Continue(()))
+        });
+        match all {
+            Ok(true) => export(&config, &filter, ranges, &redriven, target, stopped),
+            Ok(false) => target.end(false, 0),
+            Err(problem) => {
+                target.discard();
+                Err(problem)
             }
-            count += 1;
-            target.write(&line(&found))
-        })?;
-        target.end(all || target.reader_gone, count)
+        }
     });
     exported.await
+}
+
+fn export(
+    config: &Config,
+    filter: &Filter,
+    ranges: Vec<Range>,
+    redriven: &Redriven,
+    mut target: Target,
+    stopped: &Stopped,
+) -> Result<ExitCode, CommandError> {
+    let mut count = 0_u64;
+    let all = scan::select(config, filter, ranges, "export", stopped, |found| match found.kind {
+        Kind::Note(_) => Ok(ControlFlow::Continue(())),
+        _ => {
+            count += 1;
+            target.write(&line(&found, redriven))
+        }
+    })?;
+    target.end(all || target.reader_gone, count)
 }
 
 /// Standard output, or a file that gets its name when it is whole.
@@ -108,6 +133,13 @@ impl Target {
         }
     }
 
+    /// Nothing is to be exported.
+    fn discard(&self) {
+        if let Some((_, partial)) = &self.file {
+            let _ = fs::remove_file(partial); // It is empty.
+        }
+    }
+
     fn end(&mut self, whole: bool, count: u64) -> Result<ExitCode, CommandError> {
         match self.out.flush() {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(ExitCode::SUCCESS),
@@ -138,10 +170,11 @@ impl Target {
     }
 }
 
-fn line(found: &Found) -> String {
+fn line(found: &Found, redriven: &Redriven) -> String {
     let mut line = Map::new();
     line.insert("place".into(), found.place().to_string().into());
     line.insert("time".into(), json!(rfc3339(found.at())));
+    line.insert("redriven".into(), json!(redriven.at(found.place()).and_then(rfc3339)));
     match &found.kind {
         Kind::Letter(letter) => {
             verdict(&mut line, letter);
@@ -178,7 +211,7 @@ fn verdict(line: &mut Map<String, Value>, letter: &Letter) {
     }
 }
 
-fn headers(headers: &Headers) -> Value {
+pub fn headers(headers: &Headers) -> Value {
     let header = |(name, value): &(String, Option<Vec<u8>>)| {
         let mut header = Map::new();
         header.insert("name".into(), name.as_str().into());
@@ -189,7 +222,7 @@ fn headers(headers: &Headers) -> Value {
 }
 
 /// Text where it is text, so that `jq` reads it; base64 otherwise, so that nothing is lost.
-fn bytes(object: &mut Map<String, Value>, name: &str, value: Option<&[u8]>) {
+pub fn bytes(object: &mut Map<String, Value>, name: &str, value: Option<&[u8]>) {
     match value.map(|bytes| (bytes, std::str::from_utf8(bytes))) {
         None => object.insert(name.into(), Value::Null),
         Some((_, Ok(text))) => object.insert(name.into(), text.into()),

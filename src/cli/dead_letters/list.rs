@@ -1,21 +1,17 @@
 //! `dead-letters list`: one line a letter, without personal data.
 
-use std::collections::BTreeSet;
 use std::io::IsTerminal;
 use std::ops::ControlFlow;
 use std::process::ExitCode;
 
 use clap::Args;
-use serde_json::json;
+use serde_json::Value;
 
-use super::scan::{self, Found, Place};
-use super::{FilterArgs, prepare, print, rfc3339};
+use super::row::Row;
+use super::scan::{self, Redriven};
+use super::{FilterArgs, prepare, print};
 use crate::cli::table::{number, table};
-use crate::cli::time::shown;
 use crate::cli::{CommandError, SettingsArgs, interruptible};
-use crate::config::Config;
-use crate::dead_letter::Kind;
-use crate::dead_letter::select::FOREIGN;
 
 /// On a terminal, without --limit.
 const A_SCREENFUL: usize = 50;
@@ -25,7 +21,8 @@ const A_SCREENFUL: usize = 50;
 #[command(after_help = "Examples:\n  \
     nat-destination dead-letters list --config nat-destination.toml\n  \
     nat-destination dead-letters list --config nat-destination.toml --reason rejected --status 422 --since 2d\n  \
-    nat-destination dead-letters list --config nat-destination.toml --contact ada@example.com | jq .place\n\n\
+    nat-destination dead-letters list --config nat-destination.toml --contact ada@example.com | jq .place\n  \
+    nat-destination dead-letters list --config nat-destination.toml --json | jq 'select(.redriven == null)'\n\n\
     A table on a terminal, one JSON object a line elsewhere. No personal data: `show PLACE --reveal` shows the event.")]
 pub struct ListArgs {
     #[command(flatten)]
@@ -41,17 +38,6 @@ pub struct ListArgs {
     /// JSON lines on a terminal too: place, time, reason, status, attempts, redrives, source, contact, redriven
     #[arg(long)]
     json: bool,
-}
-
-struct Row {
-    at: i64,
-    place: Place,
-    reason: String,
-    status: Option<u16>,
-    attempts: Option<u32>,
-    redrives: u32,
-    source: Option<String>,
-    contact: Option<String>,
 }
 
 struct Rows {
@@ -72,12 +58,10 @@ pub async fn run(args: ListArgs) -> Result<ExitCode, CommandError> {
     let ranges = scan::ranges(&config, &filter).await?;
     let read = interruptible(move |stopped| {
         let mut rows = Rows { rows: Vec::new(), oldest_first: args.oldest_first, limit, count: 0 };
-        let mut redriven = BTreeSet::new();
-        let all = scan::read(&config, ranges, "reading", stopped, |found| {
-            if let Kind::Note(note) = found.kind {
-                redriven.insert(Place::from(note));
-            } else if found.is_meant(&config, &filter) {
-                rows.add(row(&config, &found));
+        let mut redriven = Redriven::default();
+        let all = scan::select(&config, &filter, ranges, "reading", stopped, |found| {
+            if !redriven.note(&found) {
+                rows.add(Row::of(&config, &found));
             }
             Ok(ControlFlow::Continue(()))
         })?;
@@ -90,35 +74,6 @@ pub async fn run(args: ListArgs) -> Result<ExitCode, CommandError> {
         eprintln!("{} of {}; --limit shows more", number(rows.rows.len() as u64), number(rows.count));
     }
     Ok(ExitCode::SUCCESS)
-}
-
-fn row(config: &Config, found: &Found) -> Row {
-    let (at, place) = (found.at(), found.place());
-    match &found.kind {
-        Kind::Letter(letter) => Row {
-            at,
-            place,
-            reason: letter.reason.clone(),
-            status: letter.status,
-            attempts: letter.attempts,
-            redrives: letter.redrives,
-            source: letter.origin.as_ref().map(|origin| {
-                let item = origin.item.map(|item| format!(" item {item}")).unwrap_or_default();
-                format!("{} {}:{}{item}", origin.topic, origin.partition, origin.offset)
-            }),
-            contact: found.contact(config, letter).map(|contact| contact.to_string()),
-        },
-        Kind::Foreign(_) | Kind::Note(_) => Row {
-            at,
-            place,
-            reason: FOREIGN.to_owned(),
-            status: None,
-            attempts: None,
-            redrives: 0,
-            source: None,
-            contact: None,
-        },
-    }
 }
 
 impl Rows {
@@ -139,37 +94,15 @@ impl Rows {
         self.rows.truncate(self.limit);
     }
 
-    fn json(&self, redriven: &BTreeSet<Place>) -> String {
-        let line = |row: &Row| {
-            let line = json!({
-                "place": row.place.to_string(), "time": rfc3339(row.at), "reason": row.reason, "status": row.status,
-                "attempts": row.attempts, "redrives": row.redrives, "source": row.source, "contact": row.contact,
-                "redriven": redriven.contains(&row.place),
-            });
-            format!("{line}\n")
-        };
-        self.rows.iter().map(line).collect()
+    fn json(&self, redriven: &Redriven) -> String {
+        self.rows.iter().map(|row| format!("{}\n", Value::Object(row.json(redriven)))).collect()
     }
 
-    fn words(&self, redriven: &BTreeSet<Place>) -> String {
+    fn words(&self, redriven: &Redriven) -> String {
         if self.rows.is_empty() {
             return "no dead letters\n".to_owned();
         }
-        let or_dash = |cell: Option<String>| cell.unwrap_or_else(|| "-".to_owned());
-        let row = |row: &Row| {
-            vec![
-                row.place.to_string(),
-                shown(row.at),
-                row.reason.clone(),
-                or_dash(row.status.map(|status| status.to_string())),
-                or_dash(row.attempts.map(|attempts| attempts.to_string())),
-                row.redrives.to_string(),
-                if redriven.contains(&row.place) { "yes" } else { "-" }.to_owned(),
-                or_dash(row.source.clone()),
-                or_dash(row.contact.clone()),
-            ]
-        };
-        let head = ["place", "time", "reason", "status", "attempts", "redrives", "redriven", "source", "contact"];
-        table(&head, &[3, 4, 5], &self.rows.iter().map(row).collect::<Vec<_>>())
+        let rows: Vec<_> = self.rows.iter().map(|row| row.cells(redriven)).collect();
+        table(&Row::HEAD, &Row::RIGHT, &rows)
     }
 }

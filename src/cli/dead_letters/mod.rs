@@ -3,7 +3,9 @@
 mod export;
 mod list;
 mod outcomes;
+mod reason;
 mod redrive;
+mod row;
 mod scan;
 mod show;
 mod stats;
@@ -11,17 +13,16 @@ mod stats;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use clap::builder::PossibleValuesParser;
 use clap::{Args, Subcommand};
 use jiff::Timestamp;
 
 use super::time::instant;
 use super::{CommandError, SettingsArgs, load, start_logs};
 use crate::config::{Config, Log};
-use crate::dead_letter::select::FOREIGN;
-use crate::dead_letter::{Filter, Reason};
+use crate::dead_letter::Filter;
 use crate::dedup::Contact;
 use crate::segment::normalise_email;
+use reason::ReasonParser;
 
 /// See what could not be delivered and why, and send it again
 #[derive(Debug, Args)]
@@ -54,7 +55,7 @@ pub async fn run(args: DeadLettersArgs) -> Result<ExitCode, CommandError> {
 #[derive(Debug, Args)]
 struct FilterArgs {
     /// Only those of this reason; may be repeated
-    #[arg(long, value_name = "REASON", value_parser = PossibleValuesParser::new(words()), hide_possible_values = true)]
+    #[arg(long, value_name = "REASON", value_parser = ReasonParser, hide_possible_values = true)]
     reason: Vec<String>,
     /// Only those that Nat.app answered with this status; may be repeated
     #[arg(long, value_name = "STATUS")]
@@ -71,10 +72,6 @@ struct FilterArgs {
     /// Only those that came from this source topic
     #[arg(long, value_name = "TOPIC")]
     topic: Option<String>,
-}
-
-fn words() -> Vec<&'static str> {
-    [Reason::words(), vec![FOREIGN]].concat()
 }
 
 fn contact(email: &str) -> Result<Contact, String> {

@@ -5,7 +5,7 @@
 //! Two readings to one end that is fixed before: the first decides about each letter, when all notes are known; the second
 //! sends those that were chosen.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::process::ExitCode;
 use std::sync::mpsc::{Receiver, channel};
@@ -17,7 +17,7 @@ use rdkafka::message::{Header, OwnedHeaders};
 use serde_json::json;
 
 use super::outcomes::{Outcomes, Sent, Watch};
-use super::scan::{self, Found, Place};
+use super::scan::{self, Found, Place, Redriven};
 use super::{FilterArgs, prepare, print};
 use crate::cli::progress::Progress;
 use crate::cli::table::number;
@@ -131,8 +131,8 @@ fn redrive(
     stopped: &Stopped,
 ) -> Result<Option<Report>, CommandError> {
     let mut choice = Choice::default();
-    let all = scan::read(config, ranges.clone(), "reading", stopped, |found| {
-        choice.decide(config, filter, max_redrives, &found);
+    let all = scan::select(config, filter, ranges.clone(), "reading", stopped, |found| {
+        choice.decide(config, max_redrives, &found);
         Ok(ControlFlow::Continue(()))
     })?;
     if !all {
@@ -158,15 +158,12 @@ struct Choice {
     taken: BTreeMap<Place, u16>,
     reasons: Vec<String>,
     passed_over: BTreeMap<Place, PassedOver>,
-    notes: BTreeSet<Place>,
+    redriven: Redriven,
 }
 
 impl Choice {
-    fn decide(&mut self, config: &Config, filter: &Filter, max_redrives: u32, found: &Found) {
-        if let Kind::Note(note) = found.kind {
-            self.notes.insert(note.into());
-        }
-        if !found.is_meant(config, filter) {
+    fn decide(&mut self, config: &Config, max_redrives: u32, found: &Found) {
+        if self.redriven.note(found) {
             return;
         }
         match why_not(config, max_redrives, found) {
@@ -189,12 +186,12 @@ impl Choice {
         u16::try_from(number).unwrap_or(u16::MAX)
     }
 
-    /// A note may stand anywhere behind its letter, in any partition, so this comes last.
+    /// When all notes are known.
     fn settle(mut self) -> Report {
-        for place in &self.notes {
-            let chosen = self.taken.remove(place).is_some();
-            if chosen || self.passed_over.contains_key(place) {
-                self.passed_over.insert(*place, PassedOver::AlreadyRedriven);
+        for place in self.redriven.places() {
+            let chosen = self.taken.remove(&place).is_some();
+            if chosen || self.passed_over.contains_key(&place) {
+                self.passed_over.insert(place, PassedOver::AlreadyRedriven);
             }
         }
         let wanted = self.taken.len() as u64;

@@ -1,18 +1,21 @@
 //! Reading the dead-letter topic to an end that is fixed before: what all of these commands share.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::ControlFlow;
 
 use jiff::Timestamp;
 use rdkafka::message::{Message, OwnedMessage};
+use tokio::runtime::Handle;
 
+use super::reason::{is_known, misspelt};
 use crate::cli::progress::Progress;
 use crate::cli::{CommandError, STOPPED, Stopped};
 use crate::config::Config;
 use crate::dead_letter::record::contact;
 use crate::dead_letter::{Filter, Kind, Letter, Note};
 use crate::dedup::Contact;
-use crate::kafka::{self, Next, Range, RangeReader, headers_of};
+use crate::kafka::{self, Next, Range, RangeReader};
 
 /// Where a record of the dead-letter topic stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -41,8 +44,7 @@ pub struct Found {
 
 impl Found {
     pub fn new(message: Box<OwnedMessage>) -> Found {
-        let headers = message.headers().map(headers_of).unwrap_or_default();
-        let kind = Kind::of(message.key(), message.payload(), headers);
+        let kind = Kind::read(&*message);
         Found { message, kind }
     }
 
@@ -68,7 +70,7 @@ impl Found {
     }
 
     /// Whether the filter takes it; never a note.
-    pub fn is_meant(&self, config: &Config, filter: &Filter) -> bool {
+    fn is_meant(&self, config: &Config, filter: &Filter) -> bool {
         match &self.kind {
             Kind::Letter(letter) => filter.takes(letter, self.at(), || self.contact(config, letter)),
             Kind::Foreign(_) => filter.takes_foreign(self.at()),
@@ -77,9 +79,74 @@ impl Found {
     }
 }
 
+/// Which letters a redrive has taken, and when first: Unix milliseconds. A note may stand anywhere behind its letter, in any
+/// partition, so that nobody knows before all is read.
+#[derive(Debug, Default)]
+pub struct Redriven(BTreeMap<Place, i64>);
+
+impl Redriven {
+    /// Remembers a note; false if it is none.
+    pub fn note(&mut self, found: &Found) -> bool {
+        let Kind::Note(note) = found.kind else { return false };
+        let at = self.0.entry(note.into()).or_insert(i64::MAX);
+        *at = found.at().min(*at);
+        true
+    }
+
+    pub fn at(&self, place: Place) -> Option<i64> {
+        self.0.get(&place).copied()
+    }
+
+    pub fn places(&self) -> impl Iterator<Item = Place> {
+        self.0.keys().copied()
+    }
+}
+
 /// Where the letters may stand that the filter takes, and the notes of them, which are younger.
 pub async fn ranges(config: &Config, filter: &Filter) -> Result<Vec<Range>, CommandError> {
     kafka::between(config, &config.topics.dead_letter, filter.since, None).await.map_err(CommandError::told)
+}
+
+/// As `read`, but only what the filter takes, and all notes.
+pub fn select(
+    config: &Config,
+    filter: &Filter,
+    ranges: Vec<Range>,
+    what: &'static str,
+    stopped: &Stopped,
+    mut each: impl FnMut(Found) -> Result<ControlFlow<()>, CommandError>,
+) -> Result<bool, CommandError> {
+    let mut unheard: Vec<&String> = filter.reasons.iter().filter(|word| !is_known(word)).collect();
+    let all = read(config, ranges, what, stopped, |found| {
+        if let Kind::Letter(letter) = &found.kind {
+            unheard.retain(|word| **word != letter.reason);
+        }
+        match matches!(found.kind, Kind::Note(_)) || found.is_meant(config, filter) {
+            true => each(found),
+            false => Ok(ControlFlow::Continue(())),
+        }
+    })?;
+    match unheard.first() {
+        Some(word) if all => Err(misspelt(word)),
+        _ => Ok(all),
+    }
+}
+
+/// Whether a redrive has taken this one; `None` if told to stop. Reads what is younger than it, until there is a note of it.
+/// Blocking.
+pub fn redriven(config: &Config, letter: &Found, stopped: &Stopped) -> Result<Option<Redriven>, CommandError> {
+    if !matches!(letter.kind, Kind::Letter(_)) {
+        return Ok(Some(Redriven::default()));
+    }
+    let younger = Filter { since: Timestamp::from_millisecond(letter.at()).ok(), ..Filter::default() };
+    let ranges = Handle::current().block_on(ranges(config, &younger))?;
+    let mut redriven = Redriven::default();
+    read(config, ranges, "looking for its redrive", stopped, |found| {
+        redriven.note(&found);
+        let known = redriven.at(letter.place()).is_some();
+        Ok(if known { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+    })?;
+    Ok((!stopped.is_so()).then_some(redriven))
 }
 
 /// Reads it all, unless it is told otherwise; true if it has come to the end.

@@ -5,9 +5,11 @@ use std::ops::ControlFlow;
 use std::process::ExitCode;
 
 use clap::Args;
+use serde_json::{Map, Value, json};
 
-use super::print;
-use super::scan::{self, Found, Place};
+use super::row::Row;
+use super::scan::{self, Found, Place, Redriven};
+use super::{export, print, rfc3339};
 use crate::cli::time::shown;
 use crate::cli::{CommandError, SettingsArgs, interruptible, load};
 use crate::config::Config;
@@ -19,7 +21,8 @@ use crate::kafka::{self, Headers, Range};
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
     nat-destination dead-letters show 0:17 --config nat-destination.toml\n  \
-    nat-destination dead-letters show 0:17 --config nat-destination.toml --reveal\n\n\
+    nat-destination dead-letters show 0:17 --config nat-destination.toml --reveal\n  \
+    nat-destination dead-letters show 0:17 --config nat-destination.toml --json | jq .what_to_do\n\n\
     `list` tells the places. Without --reveal the event's field names and shape are shown, and no personal data.")]
 pub struct ShowArgs {
     /// Where it stands in the dead-letter topic
@@ -28,6 +31,10 @@ pub struct ShowArgs {
     /// Show the event, its key and its headers as they are: they hold personal data
     #[arg(long)]
     reveal: bool,
+    /// One JSON object: the fields of `list`, then first_attempt, last_attempt, answer, what_happened, what_to_do, command,
+    /// truncated_from, newer, key, headers, value
+    #[arg(long)]
+    json: bool,
     #[command(flatten)]
     settings: SettingsArgs,
 }
@@ -46,9 +53,9 @@ pub async fn run(args: ShowArgs) -> Result<ExitCode, CommandError> {
     let there = kafka::whole(&config, &topic).await.map_err(CommandError::told)?;
     let range = range_of(&topic, args.place, &there).map_err(CommandError::Told)?;
     let shown = interruptible(move |stopped| {
-        let mut shown = None;
-        scan::read(&config, vec![range], "reading", stopped, |found| {
-            shown = Some(words(&config, &found, args.reveal));
+        let mut found = None;
+        scan::read(&config, vec![range], "reading", stopped, |record| {
+            found = Some(record);
             Ok(ControlFlow::Break(()))
         })?;
         if stopped.is_so() {
@@ -56,7 +63,12 @@ pub async fn run(args: ShowArgs) -> Result<ExitCode, CommandError> {
         }
         // A transaction's marker takes up an offset, and so does what compaction has removed.
         let nothing = || CommandError::Told(format!("topic {topic:?} holds no record at {}", args.place));
-        shown.map(Some).ok_or_else(nothing)
+        let found = found.ok_or_else(nothing)?;
+        let Some(redriven) = scan::redriven(&config, &found, stopped)? else { return Ok(None) };
+        Ok(Some(match args.json {
+            true => format!("{}\n", json(&config, &found, &redriven, args.reveal)),
+            false => words(&config, &found, &redriven, args.reveal),
+        }))
     });
     let Some(text) = shown.await? else { return Ok(scan::cut_short()) };
     print(&text)?;
@@ -84,7 +96,44 @@ fn range_of(topic: &str, place: Place, there: &[Range]) -> Result<Range, String>
     Ok(Range { begin: place.offset, end: place.offset + 1, ..range.clone() })
 }
 
-fn words(config: &Config, found: &Found, reveal: bool) -> String {
+/// What happened and what to do, in plain words.
+struct Meaning {
+    because: &'static str,
+    happened: String,
+    to_do: &'static str,
+    command: Option<String>,
+}
+
+impl Meaning {
+    fn of_foreign() -> Meaning {
+        let because = "another tool wrote it: it has none of this program's headers";
+        let to_do = "ask whoever writes to this topic. It is never redriven";
+        Meaning { because, happened: because.to_owned(), to_do, command: None }
+    }
+
+    fn of(letter: &Letter, redriven: bool) -> Meaning {
+        let reason = Reason::of(&letter.reason);
+        let because = reason.map_or("a reason of a newer version of this program", Reason::because);
+        let to_do = match (reason, letter.truncated) {
+            _ if redriven => {
+                "nothing here: it was put into the queue again. Had it failed there, there would be a newer letter"
+            }
+            (_, Some(_)) => "replay it from its source topic: what is cut here cannot be redriven",
+            (Some(reason), None) => reason.what_to_do(),
+            (None, None) => "look at it with the version of this program that wrote it",
+        };
+        let can_be = !redriven && letter.truncated.is_none();
+        let command = format!("nat-destination dead-letters redrive --reason {} --dry-run", letter.reason);
+        Meaning {
+            because,
+            happened: letter.message.clone().unwrap_or_else(|| because.to_owned()),
+            to_do,
+            command: can_be.then_some(command),
+        }
+    }
+}
+
+fn words(config: &Config, found: &Found, redriven: &Redriven, reveal: bool) -> String {
     let (place, at) = (found.place(), shown(found.at()));
     let topic = &config.topics.dead_letter;
     match &found.kind {
@@ -94,14 +143,15 @@ fn words(config: &Config, found: &Found, reveal: bool) -> String {
         }
         Kind::Foreign(headers) => {
             let mut text = Text::new(&format!("record {place} of {topic}, written {at}"));
-            text.line("what happened", "another tool wrote it: it has none of this program's headers");
-            text.line("what to do", "ask whoever writes to this topic. It is never redriven");
+            let Meaning { happened, to_do, .. } = Meaning::of_foreign();
+            text.line("what happened", &happened);
+            text.line("what to do", to_do);
             text.record(found, headers, reveal);
             text.0
         }
         Kind::Letter(letter) => {
             let mut text = Text::new(&format!("dead letter {place} of {topic}, written {at}"));
-            text.letter(letter);
+            text.letter(letter, redriven.at(found.place()));
             let contact = found.contact(config, letter);
             text.line("contact", &contact.map_or_else(|| "not known".to_owned(), |contact| contact.to_string()));
             text.record(found, &letter.original, reveal);
@@ -123,10 +173,9 @@ impl Text {
         self.0.push_str(&format!("{name:<15}{}\n", lines.join(&format!("\n{:15}", ""))));
     }
 
-    fn letter(&mut self, letter: &Letter) {
-        let reason = Reason::of(&letter.reason);
-        let because = reason.map_or("a reason of a newer version of this program", Reason::because);
-        self.line("what happened", letter.message.as_deref().unwrap_or(because));
+    fn letter(&mut self, letter: &Letter, redriven: Option<i64>) {
+        let Meaning { because, happened, to_do, command } = Meaning::of(letter, redriven.is_some());
+        self.line("what happened", &happened);
         self.line("reason", &format!("{}: {because}", letter.reason));
         if let Some(status) = letter.status {
             self.line("status", &status.to_string());
@@ -138,7 +187,8 @@ impl Text {
         {
             self.line("attempts", &format!("{attempts}: the first {}, the last {}", shown(first), shown(last)));
         }
-        self.line("redriven", &format!("{} times before it became this letter", letter.redrives));
+        self.line("redrives", &format!("{} before it became this letter", letter.redrives));
+        self.line("redriven", &redriven.map_or_else(|| "no".to_owned(), shown));
         if let Some(origin) = &letter.origin {
             let item = origin.item.map(|item| format!(", item {item} of a batch")).unwrap_or_default();
             let at = format!("partition {}, offset {}{item}", origin.partition, origin.offset);
@@ -150,13 +200,10 @@ impl Text {
         if !letter.newer.is_empty() {
             self.line("newer", &format!("headers that this version does not know: {}", letter.newer.join(", ")));
         }
-        let todo = match (reason, letter.truncated) {
-            (_, Some(_)) => "replay it from its source topic: what is cut here cannot be redriven",
-            (Some(reason), None) => reason.what_to_do(),
-            (None, None) => "look at it with the version of this program that wrote it",
-        };
-        self.line("what to do", todo);
-        self.line("", &format!("nat-destination dead-letters redrive --reason {} --dry-run", letter.reason));
+        self.line("what to do", to_do);
+        if let Some(command) = command {
+            self.line("", &command);
+        }
     }
 
     /// The source record: key, headers, value.
@@ -170,20 +217,66 @@ impl Text {
         for (name, value) in headers {
             self.line("header", &format!("{name}: {}", shown(value.as_deref())));
         }
-        let value = if reveal { revealed(found.value()) } else { masked(found.value()) };
-        self.line("value", &value);
+        self.line("value", &found.value().map_or_else(|| "(none)".to_owned(), |value| value_of(value, reveal)));
         if !reveal && std::io::stdout().is_terminal() {
             self.0.push_str("\nPersonal data is hidden; --reveal shows the event as it is.\n");
         }
     }
 }
 
-/// As it is; for the eye, where it is JSON.
-fn revealed(value: Option<&[u8]>) -> String {
-    let Some(bytes) = value else { return "(none)".to_owned() };
-    match serde_json::from_slice::<serde_json::Value>(bytes) {
-        Ok(json) => format!("{json:#}"),
-        Err(_) => String::from_utf8_lossy(bytes).into_owned(),
+/// For the eye, where it is JSON.
+fn value_of(bytes: &[u8], reveal: bool) -> String {
+    match if reveal { serde_json::from_slice(bytes).ok() } else { Some(masked(bytes)) } {
+        None => String::from_utf8_lossy(bytes).into_owned(),
+        Some(Value::String(text)) => text,
+        Some(json) => format!("{json:#}"),
+    }
+}
+
+/// For programs: the line of `list`, and all that `words` tells.
+fn json(config: &Config, found: &Found, redriven: &Redriven, reveal: bool) -> Value {
+    let (headers, meaning) = match &found.kind {
+        Kind::Note(note) => {
+            let (place, time) = (found.place().to_string(), rfc3339(found.at()));
+            return json!({"place": place, "time": time, "note_of": Place::from(*note).to_string()});
+        }
+        Kind::Letter(letter) => (&letter.original, Meaning::of(letter, redriven.at(found.place()).is_some())),
+        Kind::Foreign(headers) => (headers, Meaning::of_foreign()),
+    };
+    let mut all = Row::of(config, found).json(redriven);
+    if let Kind::Letter(letter) = &found.kind {
+        details(&mut all, letter);
+    }
+    all.insert("what_happened".into(), meaning.happened.into());
+    all.insert("what_to_do".into(), meaning.to_do.into());
+    all.insert("command".into(), json!(meaning.command));
+    if reveal {
+        export::bytes(&mut all, "key", found.key());
+        all.insert("headers".into(), export::headers(headers));
+    } else {
+        let length = |bytes: &[u8]| format!("({} bytes)", bytes.len());
+        let header =
+            |(name, value): &(String, Option<Vec<u8>>)| json!({"name": name, "value": value.as_deref().map(length)});
+        all.insert("key".into(), json!(found.key().map(length)));
+        all.insert("headers".into(), headers.iter().map(header).collect());
+    }
+    match (found.value(), found.value().map(serde_json::from_slice::<Value>)) {
+        (Some(value), _) if !reveal => drop(all.insert("value".into(), masked(value))),
+        (_, Some(Ok(event))) => drop(all.insert("value".into(), event)),
+        (value, _) => export::bytes(&mut all, "value", value),
+    }
+    Value::Object(all)
+}
+
+fn details(all: &mut Map<String, Value>, letter: &Letter) {
+    for (name, value) in [
+        ("first_attempt", json!(letter.first_attempt.and_then(rfc3339))),
+        ("last_attempt", json!(letter.last_attempt.and_then(rfc3339))),
+        ("answer", json!(letter.answer)),
+        ("truncated_from", json!(letter.truncated)),
+        ("newer", json!(letter.newer)),
+    ] {
+        all.insert(name.into(), value);
     }
 }
 

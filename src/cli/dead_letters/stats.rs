@@ -8,7 +8,7 @@ use clap::Args;
 use jiff::Timestamp;
 use serde_json::json;
 
-use super::scan::{self, Found, Place};
+use super::scan::{self, Found, Place, Redriven};
 use super::{FilterArgs, prepare, print, rfc3339};
 use crate::cli::table::{number, table};
 use crate::cli::time::shown;
@@ -21,25 +21,24 @@ use crate::dead_letter::select::FOREIGN;
 #[command(after_help = "Examples:\n  \
     nat-destination dead-letters stats --config nat-destination.toml\n  \
     nat-destination dead-letters stats --config nat-destination.toml --since 2d --json | jq .reasons\n\n\
-    Days are UTC, of the dead letters themselves.")]
+    Open are those that no redrive has taken. Days are UTC, of the dead letters themselves.")]
 pub struct StatsArgs {
     #[command(flatten)]
     settings: SettingsArgs,
     #[command(flatten)]
     filter: FilterArgs,
-    /// One JSON object: letters, redriven, first, last, reasons, statuses, topics, days
+    /// One JSON object: letters, redriven, open, first, last, reasons, open_reasons, statuses, topics, days
     #[arg(long)]
     json: bool,
 }
 
 #[derive(Default)]
 struct Stats {
-    places: BTreeSet<Place>,
-    /// Letters that were sent again.
-    redriven: BTreeSet<Place>,
+    /// By reason.
+    places: BTreeMap<String, BTreeSet<Place>>,
+    redriven: Redriven,
     first: Option<i64>,
     last: Option<i64>,
-    reasons: BTreeMap<String, u64>,
     statuses: BTreeMap<String, u64>,
     topics: BTreeMap<String, u64>,
     days: BTreeMap<String, u64>,
@@ -53,10 +52,8 @@ pub async fn run(args: StatsArgs) -> Result<ExitCode, CommandError> {
     let ranges = scan::ranges(&config, &filter).await?;
     let stats = interruptible(move |stopped| {
         let mut stats = Stats::default();
-        let all = scan::read(&config, ranges, "reading", stopped, |found| {
-            if let Kind::Note(note) = found.kind {
-                stats.redriven.insert(note.into());
-            } else if found.is_meant(&config, &filter) {
+        let all = scan::select(&config, &filter, ranges, "reading", stopped, |found| {
+            if !stats.redriven.note(&found) {
                 stats.count(&found);
             }
             Ok(ControlFlow::Continue(()))
@@ -71,7 +68,6 @@ pub async fn run(args: StatsArgs) -> Result<ExitCode, CommandError> {
 impl Stats {
     fn count(&mut self, found: &Found) {
         let at = found.at();
-        self.places.insert(found.place());
         self.first = Some(self.first.map_or(at, |first| first.min(at)));
         self.last = Some(self.last.map_or(at, |last| last.max(at)));
         let day =
@@ -86,30 +82,47 @@ impl Stats {
                 add(&mut self.topics, &origin.topic);
             }
         }
-        add(&mut self.reasons, reason);
+        match self.places.get_mut(reason) {
+            Some(places) => drop(places.insert(found.place())),
+            None => drop(self.places.insert(reason.to_owned(), BTreeSet::from([found.place()]))),
+        }
         add(&mut self.days, &day);
     }
 
-    fn redriven(&self) -> u64 {
-        self.places.intersection(&self.redriven).count() as u64
+    /// By reason: the letters, and those of them that no redrive has taken.
+    fn reasons(&self) -> Vec<(&String, u64, u64)> {
+        let is_open = |place: &&Place| self.redriven.at(**place).is_none();
+        let of = |places: &BTreeSet<Place>| (places.len() as u64, places.iter().filter(is_open).count() as u64);
+        let counted = self.places.iter().map(|(reason, places)| (reason, of(places)));
+        counted.map(|(reason, (letters, open))| (reason, letters, open)).collect()
     }
 
     fn json(&self) -> serde_json::Value {
+        let reasons = self.reasons();
+        let letters: BTreeMap<_, _> = reasons.iter().map(|(reason, letters, _)| (*reason, *letters)).collect();
+        let open: BTreeMap<_, _> = reasons.iter().map(|(reason, _, open)| (*reason, *open)).collect();
+        let (all, left) = (letters.values().sum::<u64>(), open.values().sum::<u64>());
         json!({
-            "letters": self.places.len(), "redriven": self.redriven(),
+            "letters": all, "redriven": all - left, "open": left,
             "first": self.first.and_then(rfc3339), "last": self.last.and_then(rfc3339),
-            "reasons": self.reasons, "statuses": self.statuses, "topics": self.topics, "days": self.days,
+            "reasons": letters, "open_reasons": open,
+            "statuses": self.statuses, "topics": self.topics, "days": self.days,
         })
     }
 
     fn words(&self) -> String {
         let (Some(first), Some(last)) = (self.first, self.last) else { return "no dead letters\n".to_owned() };
-        let counts = (number(self.places.len() as u64), number(self.redriven()));
-        let mut text = format!("{} dead letters, {} of them redriven\n", counts.0, counts.1);
+        let mut reasons = self.reasons();
+        reasons.sort_by_key(|(_, letters, _)| std::cmp::Reverse(*letters));
+        let (all, left) = reasons.iter().fold((0, 0), |sum, (_, letters, open)| (sum.0 + letters, sum.1 + open));
+        let counts = [all, all - left, left].map(number);
+        let mut text = format!("{} dead letters: {} redriven, {} open\n", counts[0], counts[1], counts[2]);
         text.push_str(&format!("first {}, last {}\n", shown(first), shown(last)));
-        for (what, counts) in
-            [("reason", &self.reasons), ("status", &self.statuses), ("source topic", &self.topics), ("day", &self.days)]
-        {
+        let row =
+            |(reason, letters, open): &(&String, u64, u64)| vec![(*reason).clone(), number(*letters), number(*open)];
+        let rows: Vec<_> = reasons.iter().map(row).collect();
+        text.push_str(&format!("\n{}", table(&["reason", "letters", "open"], &[1, 2], &rows)));
+        for (what, counts) in [("status", &self.statuses), ("source topic", &self.topics), ("day", &self.days)] {
             let mut rows: Vec<_> = counts.iter().collect();
             if what != "day" {
                 rows.sort_by_key(|(_, count)| std::cmp::Reverse(**count));

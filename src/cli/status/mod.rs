@@ -30,7 +30,7 @@ use window::Window;
     setting status.instances names; a name stands for every address that it has. The lag is read from Kafka as well, so that\n\
     it is told though no instance answers.\n\n\
     Exit codes: 0 healthy; 1 unhealthy: no instance, or one that does not answer or is stuck, an open circuit, a partition that\n\
-    nobody reads, Kafka out of reach; 2 wrong usage; 130 --watch ended by Ctrl-C.")]
+    nobody reads, a wrong suppress.file, Kafka out of reach; 2 wrong usage; 130 --watch ended by Ctrl-C.")]
 pub struct StatusArgs {
     /// An instance's admin server; may be repeated. Without it: status.instances, or admin.listen on this machine
     #[arg(long, value_name = "HOST:PORT", value_parser = instances::named)]

@@ -170,6 +170,10 @@ fn problems_of(instances: &[Instance]) -> Vec<String> {
             let (topic, partition) = (&stopped.topic, stopped.partition);
             problems.push(format!("{place} cannot read partition {partition} of {topic} on; its log says why"));
         }
+        if status.suppress_file_wrong {
+            problems
+                .push(format!("{place}: suppress.file is wrong, the list that was stays in force; its log says why"));
+        }
     }
     problems
 }
