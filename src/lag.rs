@@ -8,6 +8,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tokio::sync::{mpsc, watch};
 
 use crate::config::Config;
@@ -16,6 +17,8 @@ use crate::metrics::{Metrics, set_age};
 use crate::stage::{Position, StageStatus, Stop};
 
 const EVERY: Duration = Duration::from_secs(2);
+/// How long an answer of the brokers is waited for.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// In how many rounds the queue's partitions are counted once: before its producer, which asks every ten seconds, is likely to
 /// key by another number.
 const GROWTH_EVERY: u32 = 3;
@@ -49,21 +52,14 @@ pub fn watch(
             }
             round = round.wrapping_add(1);
             forget_gone(&config, &metrics, &mut told, &positions);
-            for position in &positions {
-                if stop.deadline().is_some() {
+            for (position, end) in positions.iter().zip(ends_of(&client, &positions, &stop)) {
+                // The gauge keeps what it said: the brokers are away, and that shows elsewhere.
+                let Some(end) = end else { continue };
+                tell(&config, &metrics, position, end);
+                if let Err(problem) = ends.take(position, end) {
+                    // Without a service there is nobody to tell; one problem is enough to end it.
+                    let _ = sender.try_send(problem);
                     return;
-                }
-                match client.fetch_watermarks(&position.topic, position.partition, Duration::from_secs(5)) {
-                    Ok((_, end)) => {
-                        tell(&config, &metrics, position, end);
-                        if let Err(problem) = ends.take(position, end) {
-                            // Without a service there is nobody to tell; one problem is enough to end it.
-                            let _ = sender.try_send(problem);
-                            return;
-                        }
-                    }
-                    // The gauge keeps what it said: the brokers are away, and that shows elsewhere.
-                    Err(error) => tracing::debug!(%error, topic = position.topic, "its end is not known"),
                 }
             }
             nap(&stop);
@@ -75,11 +71,42 @@ pub fn watch(
     problems
 }
 
+/// The end of each partition, where it is known. All are asked for at once, one request a broker; should that fail, one by
+/// one: a partition without a leader must not hide the others.
+fn ends_of(client: &BaseConsumer<Context>, positions: &[Position], stop: &Stop) -> Vec<Option<i64>> {
+    let at_once = || {
+        let mut list = TopicPartitionList::new();
+        for Position { topic, partition, .. } in positions {
+            list.add_partition_offset(topic, *partition, Offset::End)?;
+        }
+        client.offsets_for_times(list, PATIENCE)
+    };
+    let alone = |Position { topic, partition, .. }: &Position| {
+        if stop.deadline().is_some() {
+            return None;
+        }
+        let ends = client.fetch_watermarks(topic, *partition, PATIENCE);
+        ends.inspect_err(|error| tracing::debug!(%error, topic, "its end is not known")).ok().map(|(_, end)| end)
+    };
+    match at_once() {
+        Ok(found) => positions.iter().map(|position| end_in(&found, position)).collect(),
+        Err(_) => positions.iter().map(alone).collect(),
+    }
+}
+
+fn end_in(found: &TopicPartitionList, Position { topic, partition, .. }: &Position) -> Option<i64> {
+    let found = found.find_partition(topic, *partition)?;
+    match (found.error(), found.offset()) {
+        (Ok(()), Offset::Offset(end)) => Some(end),
+        _ => None,
+    }
+}
+
 /// Partitions that were added to the queue while this instance runs.
 fn growth(client: &BaseConsumer<Context>, config: &Config, made_with: usize) -> Option<KafkaProblem> {
     let queue = &config.topics.queue;
     // Without an answer the brokers are away, and that shows elsewhere.
-    let metadata = client.fetch_metadata(Some(queue), Duration::from_secs(5)).ok()?;
+    let metadata = client.fetch_metadata(Some(queue), PATIENCE).ok()?;
     let partitions = metadata.topics().first()?.partitions().len();
     (partitions > made_with)
         .then(|| KafkaProblem::Topic { topic: queue.clone(), problem: kafka::added(partitions, made_with) })

@@ -38,9 +38,7 @@ pub fn run(arguments: &[String]) -> Result<(), String> {
         ["stand-in", latency] => stand_in::run(Duration::from_millis(number(latency)?)),
         ["consume", brokers, topic, events] => bare::consume(brokers, topic, number(events)?),
         ["copy", brokers, from, to, events] => bare::copy(brokers, from, to, number(events)?),
-        ["label", brokers, from, to, events, every] => {
-            bare::label(brokers, from, to, number(events)?, number(every)?)
-        },
+        ["label", brokers, from, to, events, every] => bare::label(brokers, from, to, number(events)?, number(every)?),
         ["pipe", brokers, from, to, url, in_flight, events] => {
             bare::pipe(brokers, from, to, url, number(in_flight)? as usize, number(events)?)
         }
