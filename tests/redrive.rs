@@ -73,7 +73,7 @@ fn a_rejected_contact_is_fixed_and_redriven() {
 }
 
 #[test]
-fn what_was_redriven_is_told_by_list_show_export_and_stats_and_what_is_open_too() {
+fn what_was_redriven_is_told_wherever_a_dead_letter_is_and_what_is_open_too() {
     let world = of_four_kinds();
     let places = |letters: &[Value], redriven: bool| -> Vec<String> {
         let of = letters.iter().filter(|letter| letter["redriven"].is_string() == redriven);
@@ -100,6 +100,10 @@ fn what_was_redriven_is_told_by_list_show_export_and_stats_and_what_is_open_too(
         // What was redriven is not to be redriven: it is passed over.
         assert_eq!(words.contains("dead-letters redrive"), letter["redriven"].is_null(), "{words}");
     }
+    let explain = world.command(&["explain", "--json", "--contact", "bob@example.com"], &[]).output().expect("it runs");
+    let explained: Value = serde_json::from_str(&succeeded(explain)).expect("JSON");
+    let letters = explained["dead_letters"].as_array().expect("a list");
+    assert!(!letters.is_empty() && letters.iter().all(|letter| letter["redriven"].is_string()), "{explained}");
     let stats = &lines(&world, &["stats", "--json"])[0];
     assert_eq!((&stats["letters"], &stats["redriven"], &stats["open"]), (&json!(4), &json!(1), &json!(3)));
     assert_eq!(stats["open_reasons"], json!({"rejected": 1, "missing_email": 1, "not_json": 1}));

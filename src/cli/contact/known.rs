@@ -11,7 +11,7 @@ use super::letter::{Event, Letter, event_of};
 use crate::cli::progress::Progress;
 use crate::cli::{CommandError, Stopped, interruptible};
 use crate::config::Config;
-use crate::dead_letter::Origin;
+use crate::dead_letter::{self, Origin};
 use crate::dedup::{Change, Contact, Delivered, Key, Kind, Tried};
 use crate::kafka::{self, KafkaProblem, Next, Range, RangeReader};
 use crate::poison::contained;
@@ -163,7 +163,6 @@ impl Reading<'_> {
     ) -> Result<Option<Known>, KafkaProblem> {
         let oldest = ranges.queue.begin;
         let mut queued = BTreeMap::new();
-        let mut letters = Vec::new();
         let rules = &self.config.rules;
         let email = self.email;
         let mut whole = self.each(vec![ranges.queue], |message| {
@@ -171,7 +170,8 @@ impl Reading<'_> {
                 queued.insert(message.offset(), Queued::of(&message, rules, email));
             }
         })?;
-        whole &= self.each(ranges.letters, |message| letters.extend(Letter::of(&message, rules, email)))?;
+        let (letters, all) = self.letters(ranges.letters)?;
+        whole &= all;
         let events = queued.values().map(|queued| &queued.event).chain(letters.iter().map(|letter| &letter.event));
         let engage: Vec<(String, String)> = events.filter_map(|event| event.engage.clone()).collect();
         let whats = whats(rules, email, engage.iter().map(|(key, _)| key.clone()).chain(named), Timestamp::now());
@@ -196,6 +196,26 @@ impl Reading<'_> {
             letters,
             unattributed: changes.orphans.len() as u64,
         }))
+    }
+
+    /// The contact's dead letters, each with when it was redriven: its note may stand anywhere behind it, in any partition.
+    fn letters(&mut self, ranges: Vec<Range>) -> Result<(Vec<Letter>, bool), KafkaProblem> {
+        let (rules, email) = (&self.config.rules, self.email);
+        let (mut letters, mut redriven) = (Vec::new(), HashMap::new());
+        let all = self.each(ranges, |message| match message.payload() {
+            Some(_) => letters.extend(Letter::of(&message, rules, email)),
+            None => {
+                if let dead_letter::Kind::Note(note) = dead_letter::Kind::read(&message) {
+                    let at = message.timestamp().to_millis().unwrap_or_default();
+                    let first = redriven.entry((note.partition, note.offset)).or_insert(at);
+                    *first = at.min(*first);
+                }
+            }
+        })?;
+        for letter in &mut letters {
+            letter.redriven = redriven.get(&(letter.partition, letter.offset)).copied();
+        }
+        Ok((letters, all))
     }
 
     /// False if told to stop.

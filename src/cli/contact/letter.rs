@@ -15,6 +15,8 @@ pub struct Letter {
     pub offset: i64,
     /// Unix milliseconds.
     pub at: i64,
+    /// When a redrive took it, Unix milliseconds.
+    pub redriven: Option<i64>,
     /// `None`: another tool wrote it.
     pub told: Option<Box<dead_letter::Letter>>,
     pub event: Event,
@@ -47,7 +49,7 @@ impl Letter {
             Kind::Letter(letter) => Some(letter),
             Kind::Foreign(_) | Kind::Note(_) => None,
         };
-        Some(Letter { partition: message.partition(), offset: message.offset(), at, told, event })
+        Some(Letter { partition: message.partition(), offset: message.offset(), at, redriven: None, told, event })
     }
 }
 

@@ -31,7 +31,7 @@ pub fn words(config: &Config, known: &Known) -> String {
         &section("Engage values delivered", &["key", "value", "at", "queue offset", "from", ""], &[3], engage(known));
     let head = ["queue offset", "since", "day", "Engage", "attempts", "last attempt", "from", ""];
     text += &section("waiting", &head, &[0, 4], known.in_state(ON_ITS_WAY).map(waiting).collect());
-    let head = ["place", "at", "reason", "status", "attempts", "day", "Engage", "from"];
+    let head = ["place", "at", "reason", "status", "attempts", "redriven", "day", "Engage", "from"];
     text += &section("dead letters", &head, &[4], known.letters.iter().map(letter).collect());
     text + &remarks(known)
 }
@@ -125,6 +125,7 @@ fn letter(letter: &Letter) -> Vec<String> {
         letter.reason().to_owned(),
         status.map_or_else(|| "-".into(), |status| status.to_string()),
         attempts.map_or_else(|| "-".into(), |attempts| attempts.to_string()),
+        letter.redriven.map_or_else(|| "-".into(), shown),
         day(&letter.event),
         engage_of(&letter.event),
         letter.origin().map_or_else(|| "-".into(), place_of),
@@ -205,6 +206,7 @@ fn letter_json(letter: &Letter) -> Value {
         "reason": letter.reason(),
         "status": letter.told.as_ref().and_then(|told| told.status),
         "attempts": letter.told.as_ref().and_then(|told| told.attempts),
+        "redriven": letter.redriven.map(shown),
         "day": letter.event.day.map(|day| day.to_string()),
         "engage_key": letter.event.engage.as_ref().map(|(key, _)| key),
         "from": letter.origin().map(place_json),

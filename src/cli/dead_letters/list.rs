@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::row::Row;
 use super::scan::{self, Redriven};
-use super::{FilterArgs, prepare, print};
+use super::{FilterArgs, prepare};
 use crate::cli::table::{number, table};
 use crate::cli::{CommandError, SettingsArgs, interruptible};
 
@@ -69,7 +69,7 @@ pub async fn run(args: ListArgs) -> Result<ExitCode, CommandError> {
         Ok(all.then_some((rows, redriven)))
     });
     let Some((rows, redriven)) = read.await? else { return Ok(scan::cut_short()) };
-    print(&if as_json { rows.json(&redriven) } else { rows.words(&redriven) })?;
+    print!("{}", if as_json { rows.json(&redriven) } else { rows.words(&redriven) });
     if (rows.rows.len() as u64) < rows.count {
         eprintln!("{} of {}; --limit shows more", number(rows.rows.len() as u64), number(rows.count));
     }

@@ -10,7 +10,6 @@ mod scan;
 mod show;
 mod stats;
 
-use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
@@ -93,14 +92,6 @@ fn prepare(settings: &SettingsArgs, filter: FilterArgs) -> Result<Result<(Config
         return Ok(Err(ExitCode::from(2)));
     }
     Ok(Ok((load(settings)?, filter)))
-}
-
-/// Writes a result. A reader that has read enough (`| head`) is no problem.
-fn print(text: &str) -> Result<(), CommandError> {
-    match io::stdout().lock().write_all(text.as_bytes()).and_then(|()| io::stdout().flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(CommandError::told(error)),
-        _ => Ok(()),
-    }
 }
 
 fn rfc3339(millis: i64) -> Option<String> {

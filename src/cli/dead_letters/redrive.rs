@@ -18,7 +18,7 @@ use serde_json::json;
 
 use super::outcomes::{Outcomes, Sent, Watch};
 use super::scan::{self, Found, Place, Redriven};
-use super::{FilterArgs, prepare, print};
+use super::{FilterArgs, prepare};
 use crate::cli::progress::Progress;
 use crate::cli::table::number;
 use crate::cli::{CommandError, STOPPED, SettingsArgs, Stopped, interruptible};
@@ -114,7 +114,7 @@ pub async fn run(args: RedriveArgs) -> Result<ExitCode, CommandError> {
     let (dry_run, as_json) = (args.dry_run, args.json);
     let done = interruptible(move |stopped| redrive(&config, &filter, ranges, limits, dry_run, watch, stopped));
     let Some(report) = done.await? else { return Ok(scan::cut_short()) };
-    print(&if as_json { format!("{}\n", report.json(dry_run)) } else { report.words(dry_run) })?;
+    print!("{}", if as_json { format!("{}\n", report.json(dry_run)) } else { report.words(dry_run) });
     if report.stopped {
         eprintln!("{}", report.how_to_go_on());
     }

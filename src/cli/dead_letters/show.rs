@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 
 use super::row::Row;
 use super::scan::{self, Found, Place, Redriven};
-use super::{export, print, rfc3339};
+use super::{export, rfc3339};
 use crate::cli::time::shown;
 use crate::cli::{CommandError, SettingsArgs, interruptible, load};
 use crate::config::Config;
@@ -71,7 +71,7 @@ pub async fn run(args: ShowArgs) -> Result<ExitCode, CommandError> {
         }))
     });
     let Some(text) = shown.await? else { return Ok(scan::cut_short()) };
-    print(&text)?;
+    print!("{}", text);
     Ok(ExitCode::SUCCESS)
 }
 

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use serde_json::json;
 
 use super::scan::{self, Found, Place, Redriven};
-use super::{FilterArgs, prepare, print, rfc3339};
+use super::{FilterArgs, prepare, rfc3339};
 use crate::cli::table::{number, table};
 use crate::cli::time::shown;
 use crate::cli::{CommandError, SettingsArgs, interruptible};
@@ -61,7 +61,7 @@ pub async fn run(args: StatsArgs) -> Result<ExitCode, CommandError> {
         Ok(all.then_some(stats))
     });
     let Some(stats) = stats.await? else { return Ok(scan::cut_short()) };
-    print(&if args.json { format!("{}\n", stats.json()) } else { stats.words() })?;
+    print!("{}", if args.json { format!("{}\n", stats.json()) } else { stats.words() });
     Ok(ExitCode::SUCCESS)
 }
 

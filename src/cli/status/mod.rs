@@ -5,7 +5,7 @@ mod report;
 mod screen;
 mod window;
 
-use std::io::{ErrorKind, IsTerminal, Write};
+use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -56,10 +56,8 @@ pub async fn run(args: StatusArgs) -> Result<ExitCode, CommandError> {
     let look = Look { names: names(&args, &config), asker: Asker::new()?, config };
     if !args.watch {
         let report = look.twice().await;
-        return match tell(&shown(&report, args.json)?)? {
-            Told::Heard if !report.healthy => Ok(ExitCode::FAILURE),
-            Told::Heard | Told::NobodyListens => Ok(ExitCode::SUCCESS),
-        };
+        print!("{}", shown(&report, args.json)?);
+        return Ok(if report.healthy { ExitCode::SUCCESS } else { ExitCode::FAILURE });
     }
     let on_terminal = !args.json && std::io::stdout().is_terminal();
     tokio::select! {
@@ -79,17 +77,14 @@ fn names(args: &StatusArgs, config: &Config) -> Vec<String> {
 
 async fn watch(look: &Look, json: bool, on_terminal: bool) -> Result<ExitCode, CommandError> {
     if on_terminal {
-        tell(&Window::now().emptied())?;
+        print!("{}", Window::now().emptied());
     }
     let mut before = "";
     loop {
         let report = look.twice().await;
-        let text = match on_terminal {
-            true => Window::now().drawn(&report),
-            false => format!("{before}{}", shown(&report, json)?),
-        };
-        if let Told::NobodyListens = tell(&text)? {
-            return Ok(ExitCode::SUCCESS);
+        match on_terminal {
+            true => print!("{}", Window::now().drawn(&report)),
+            false => print!("{before}{}", shown(&report, json)?),
         }
         // Between two blocks.
         before = if json { "" } else { "\n" };
@@ -102,20 +97,5 @@ fn shown(report: &Report, json: bool) -> Result<String, CommandError> {
     match json {
         true => Ok(serde_json::to_string(report).map_err(CommandError::told)? + "\n"),
         false => Ok(screen::text(report, Detail::default())),
-    }
-}
-
-enum Told {
-    Heard,
-    /// Whoever read has read enough: `status | head`.
-    NobodyListens,
-}
-
-fn tell(text: &str) -> Result<Told, CommandError> {
-    let mut out = std::io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Ok(()) => Ok(Told::Heard),
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(Told::NobodyListens),
-        Err(error) => Err(CommandError::told(error)),
     }
 }
