@@ -76,7 +76,7 @@ struct Fate {
 pub async fn run(args: ExplainArgs) -> Result<ExitCode, CommandError> {
     match &args.contact {
         None => explain_events(&args),
-        Some(email) if args.hash => contact::print_hash(email),
+        Some(email) if args.hash => Ok(contact::print_hash(email)),
         Some(email) => {
             let asked = contact::Asked { email, engage: &args.engage, day: args.day, json: args.json };
             contact::explain(&asked, &args.settings).await

@@ -9,9 +9,9 @@ use clap::Args;
 use rdkafka::message::OwnedHeaders;
 use serde_json::json;
 
+use super::email;
 use super::known::{Delivery, Known, What};
 use super::tell::{self, unattributed};
-use super::{email, print};
 use crate::cli::progress::Progress;
 use crate::cli::time::shown;
 use crate::cli::{CommandError, STOPPED, SettingsArgs, Stopped, interruptible, load, start_logs};
@@ -66,9 +66,10 @@ pub async fn run(args: ForgetArgs) -> Result<ExitCode, CommandError> {
         }
     }
     match args.json {
-        true => print(&format!("{}\n", json!({ "forgotten": !args.dry_run, "known": tell::json(&known) }))),
-        false => print(&told(&config, &known, args.dry_run)),
+        true => println!("{}", json!({ "forgotten": !args.dry_run, "known": tell::json(&known) })),
+        false => print!("{}", told(&config, &known, args.dry_run)),
     }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// In every partition: a resize leaves copies of an entry in several, and carries them on. Waits until the brokers have all;

@@ -8,10 +8,11 @@ use jiff::{SignedDuration, Timestamp};
 use rdkafka::message::{Message, OwnedMessage};
 
 use super::letter::{Event, Letter, event_of};
+use crate::cli::dead_letters::scan::{Found, Place, Redriven};
 use crate::cli::progress::Progress;
 use crate::cli::{CommandError, Stopped, interruptible};
 use crate::config::Config;
-use crate::dead_letter::{self, Origin};
+use crate::dead_letter::Origin;
 use crate::dedup::{Change, Contact, Delivered, Key, Kind, Tried};
 use crate::kafka::{self, KafkaProblem, Next, Range, RangeReader};
 use crate::poison::contained;
@@ -201,19 +202,13 @@ impl Reading<'_> {
     /// The contact's dead letters, each with when it was redriven: its note may stand anywhere behind it, in any partition.
     fn letters(&mut self, ranges: Vec<Range>) -> Result<(Vec<Letter>, bool), KafkaProblem> {
         let (rules, email) = (&self.config.rules, self.email);
-        let (mut letters, mut redriven) = (Vec::new(), HashMap::new());
-        let all = self.each(ranges, |message| match message.payload() {
-            Some(_) => letters.extend(Letter::of(&message, rules, email)),
-            None => {
-                if let dead_letter::Kind::Note(note) = dead_letter::Kind::read(&message) {
-                    let at = message.timestamp().to_millis().unwrap_or_default();
-                    let first = redriven.entry((note.partition, note.offset)).or_insert(at);
-                    *first = at.min(*first);
-                }
-            }
+        let (mut letters, mut redriven) = (Vec::new(), Redriven::default());
+        let all = self.each(ranges, |message| {
+            letters.extend(Letter::of(&message, rules, email));
+            redriven.note(&Found::new(Box::new(message)));
         })?;
         for letter in &mut letters {
-            letter.redriven = redriven.get(&(letter.partition, letter.offset)).copied();
+            letter.redriven = redriven.at(Place { partition: letter.partition, offset: letter.offset });
         }
         Ok((letters, all))
     }

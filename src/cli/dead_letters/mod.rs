@@ -6,7 +6,7 @@ mod outcomes;
 mod reason;
 mod redrive;
 mod row;
-mod scan;
+pub mod scan;
 mod show;
 mod stats;
 

@@ -71,7 +71,7 @@ pub async fn run(args: ShowArgs) -> Result<ExitCode, CommandError> {
         }))
     });
     let Some(text) = shown.await? else { return Ok(scan::cut_short()) };
-    print!("{}", text);
+    print!("{text}");
     Ok(ExitCode::SUCCESS)
 }
 
