@@ -92,6 +92,9 @@ fn what_was_redriven_is_told_wherever_a_dead_letter_is_and_what_is_open_too() {
     assert_eq!((taken["status"].as_u64(), places(&listed, false).len()), (Some(422), 3));
     let exported = lines(&world, &["export", "-"]);
     assert_eq!((places(&exported, true), places(&exported, false)), (places(&listed, true), places(&listed, false)));
+    for open in [lines(&world, &["list", "--open"]), lines(&world, &["export", "--open", "-"])] {
+        assert_eq!((places(&open, true).len(), places(&open, false)), (0, places(&listed, false)));
+    }
     for letter in &listed {
         let shown = &lines(&world, &["show", "--json", letter["place"].as_str().expect("a place")])[0];
         assert_eq!(shown["redriven"], letter["redriven"]);

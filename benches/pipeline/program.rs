@@ -101,6 +101,32 @@ impl Program {
     }
 }
 
+/// A command that ends by itself, from its start to its end.
+pub fn command(words: &[&str], settings: &[String], events: u64) -> Result<Sample, String> {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_nat-destination"));
+    command.args(words).args(settings.iter().flat_map(|setting| ["--set", setting]));
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let began = Instant::now();
+    let mut process = command.spawn().map_err(|error| error.to_string())?;
+    let mut sample = Sample { events, wall: Duration::ZERO, cpu: Duration::ZERO, peak: 0 };
+    loop {
+        // Looked at before: of a process that has ended there is no memory to read.
+        let (cpu, peak) = (child::cpu(process.id()), child::memory(process.id(), "VmHWM"));
+        sample.cpu = sample.cpu.max(cpu);
+        sample.peak = sample.peak.max(peak);
+        sample.wall = began.elapsed();
+        match process.try_wait().map_err(|error| error.to_string())? {
+            None => std::thread::sleep(LOOK_EVERY),
+            Some(status) if status.success() => return Ok(sample),
+            Some(status) => {
+                let mut said = String::new();
+                process.stderr.take().map(|mut stderr| stderr.read_to_string(&mut said));
+                return Err(format!("{words:?}: {status}: {said}"));
+            }
+        }
+    }
+}
+
 impl Drop for Program {
     fn drop(&mut self) {
         let _ = self.process.kill();

@@ -39,23 +39,28 @@ pub fn told(values: &[f64]) -> String {
     }
 }
 
-fn target(target: Target) -> String {
+fn target(target: Option<Target>) -> String {
     match target {
-        Target::AtLeast(least) => format!("≥ {least}"),
-        Target::AtMost(most) => format!("≤ {most}"),
+        Some(Target::AtLeast(least)) => format!("≥ {least}"),
+        Some(Target::AtMost(most)) => format!("≤ {most}"),
+        None => "–".into(),
     }
 }
 
-fn is_met(figure: &Figure, row: &Row) -> bool {
+fn is_met(figure: &Figure, row: &Row) -> Option<bool> {
     let median = spread(&row.value).map_or(f64::NAN, |[_, median, _]| median);
-    match figure.target {
+    figure.target.map(|target| match target {
         Target::AtLeast(least) => median >= least,
         Target::AtMost(most) => median <= most,
-    }
+    })
 }
 
 fn verdict(figure: &Figure, row: &Row) -> &'static str {
-    if is_met(figure, row) { "yes" } else { "**no**" }
+    match is_met(figure, row) {
+        Some(true) => "yes",
+        Some(false) => "**no**",
+        None => "–",
+    }
 }
 
 /// Of the program as a process, and of the bare client.

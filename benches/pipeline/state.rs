@@ -1,4 +1,4 @@
-//! What is remembered: its memory, its restore, and what it costs an event when there is more of it.
+//! What is remembered: its memory, its restore, its way to more partitions, and what it costs an event when there is more of it.
 
 use std::time::{Duration, Instant};
 
@@ -7,7 +7,7 @@ use nat_destination::dedup::{DedupKey, Delivered, DeliveredSet, Key, Kind, Place
 use crate::bench::{Bench, RESTORED, Row, SETTLED, ratio, stand_in};
 use crate::child::{Sample, cpu, memory};
 use crate::load;
-use crate::program::Program;
+use crate::program::{self, Program};
 use crate::stages::queue_record;
 
 /// A changelog of so many visits; the prefix of its topics.
@@ -54,6 +54,23 @@ pub fn restore(bench: &Bench) -> Result<Row, String> {
         let bare = bench.bare(&["consume", bench.brokers(), &topic, &entries.to_string()])?;
         let settings = bench.settings(&prefix, &source, "http://127.0.0.1:9/");
         let ours = Program::start(&settings)?.sample(RESTORED, RESTORED, entries)?;
+        row.compare(ours, bare, Sample::rate, ratio);
+        Ok(())
+    })
+}
+
+pub fn resize(bench: &Bench) -> Result<Row, String> {
+    let entries = bench.events(10_000_000);
+    bench.rounds(|row| {
+        // Its own for each round: a topic grows once.
+        let prefix = changelog(bench, entries)?;
+        let (topic, source) = (format!("{prefix}.delivered"), format!("{prefix}-source"));
+        load::create_topic(bench.brokers(), &format!("{prefix}-copy"), &[])?;
+        let bare = bench.bare(&["copy", bench.brokers(), &topic, &format!("{prefix}-copy"), &entries.to_string()])?;
+        let settings = bench.settings(&prefix, &source, "http://127.0.0.1:9/");
+        program::command(&["topics", "create"], &settings, 1)?;
+        let ours = program::command(&["topics", "resize", "--partitions", "12"], &settings, entries)?;
+        row.note = format!("{:.0} s in all", ours.wall.as_secs_f64());
         row.compare(ours, bare, Sample::rate, ratio);
         Ok(())
     })

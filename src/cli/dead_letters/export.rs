@@ -35,6 +35,9 @@ pub struct ExportArgs {
     /// Replace the file if it is there
     #[arg(long)]
     force: bool,
+    /// Only those that no redrive has taken
+    #[arg(long)]
+    open: bool,
     #[command(flatten)]
     settings: SettingsArgs,
     #[command(flatten)]
@@ -50,14 +53,9 @@ pub async fn run(args: ExportArgs) -> Result<ExitCode, CommandError> {
     let ranges = scan::ranges(&config, &filter).await?;
     let exported = interruptible(move |stopped| {
         // Each line tells whether its letter was redriven: the notes of that stand behind the letters.
-        let mut redriven = Redriven::default();
-        let all = scan::select(&config, &filter, ranges.clone(), "reading", stopped, |found| {
-            redriven.note(&found);
-            Ok(ControlFlow::Continue(()))
-        });
-        match all {
-            Ok(true) => export(&config, &filter, ranges, &redriven, target, stopped),
-            Ok(false) => target.end(false, 0),
+        match scan::notes(&config, &filter, ranges.clone(), stopped) {
+            Ok(Some(redriven)) => export(&config, &filter, args.open, ranges, &redriven, target, stopped),
+            Ok(None) => target.end(false, 0),
             Err(problem) => {
                 target.discard();
                 Err(problem)
@@ -70,6 +68,7 @@ pub async fn run(args: ExportArgs) -> Result<ExitCode, CommandError> {
 fn export(
     config: &Config,
     filter: &Filter,
+    only_open: bool,
     ranges: Vec<Range>,
     redriven: &Redriven,
     mut target: Target,
@@ -78,6 +77,7 @@ fn export(
     let mut count = 0_u64;
     let all = scan::select(config, filter, ranges, "export", stopped, |found| match found.kind {
         Kind::Note(_) => Ok(ControlFlow::Continue(())),
+        _ if only_open && redriven.at(found.place()).is_some() => Ok(ControlFlow::Continue(())),
         _ => {
             count += 1;
             target.write(&line(&found, redriven))

@@ -22,13 +22,16 @@ const A_SCREENFUL: usize = 50;
     nat-destination dead-letters list --config nat-destination.toml\n  \
     nat-destination dead-letters list --config nat-destination.toml --reason rejected --status 422 --since 2d\n  \
     nat-destination dead-letters list --config nat-destination.toml --contact ada@example.com | jq .place\n  \
-    nat-destination dead-letters list --config nat-destination.toml --json | jq 'select(.redriven == null)'\n\n\
+    nat-destination dead-letters list --config nat-destination.toml --open --until 1h\n\n\
     A table on a terminal, one JSON object a line elsewhere. No personal data: `show PLACE --reveal` shows the event.")]
 pub struct ListArgs {
     #[command(flatten)]
     settings: SettingsArgs,
     #[command(flatten)]
     filter: FilterArgs,
+    /// Only those that no redrive has taken
+    #[arg(long)]
+    open: bool,
     /// Oldest first
     #[arg(long)]
     oldest_first: bool,
@@ -59,8 +62,14 @@ pub async fn run(args: ListArgs) -> Result<ExitCode, CommandError> {
     let read = interruptible(move |stopped| {
         let mut rows = Rows { rows: Vec::new(), oldest_first: args.oldest_first, limit, count: 0 };
         let mut redriven = Redriven::default();
+        if args.open {
+            // The notes stand behind the letters, and there is no knowing how far.
+            let Some(notes) = scan::notes(&config, &filter, ranges.clone(), stopped)? else { return Ok(None) };
+            redriven = notes;
+        }
         let all = scan::select(&config, &filter, ranges, "reading", stopped, |found| {
-            if !redriven.note(&found) {
+            let is_listed = !args.open || redriven.at(found.place()).is_none();
+            if !redriven.note(&found) && is_listed {
                 rows.add(Row::of(&config, &found));
             }
             Ok(ControlFlow::Continue(()))

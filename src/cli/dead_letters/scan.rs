@@ -107,6 +107,21 @@ pub async fn ranges(config: &Config, filter: &Filter) -> Result<Vec<Range>, Comm
     kafka::between(config, &config.topics.dead_letter, filter.since, None).await.map_err(CommandError::told)
 }
 
+/// All notes there are, for who has to know them before the letters; `None` if told to stop.
+pub fn notes(
+    config: &Config,
+    filter: &Filter,
+    ranges: Vec<Range>,
+    stopped: &Stopped,
+) -> Result<Option<Redriven>, CommandError> {
+    let mut redriven = Redriven::default();
+    let all = select(config, filter, ranges, "reading", stopped, |found| {
+        redriven.note(&found);
+        Ok(ControlFlow::Continue(()))
+    })?;
+    Ok(all.then_some(redriven))
+}
+
 /// As `read`, but only what the filter takes, and all notes.
 pub fn select(
     config: &Config,
