@@ -2,6 +2,7 @@
 //! comes in after that is left alone, so that every tool that reads this way ends. Blocking: for a thread.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -48,8 +49,8 @@ pub struct RangeReader {
     reader: BaseConsumer<Context>,
     brokers: String,
     patience: Duration,
-    /// The first is being read.
-    ranges: VecDeque<Range>,
+    /// The first is being read. Shared, since each record asks for it.
+    ranges: VecDeque<Arc<Range>>,
     /// Of the first: the offset to come, once it is assigned.
     next: Option<i64>,
     /// Where its end was told before it was reached.
@@ -63,8 +64,8 @@ impl RangeReader {
     /// # Errors
     /// When the client cannot be made.
     pub fn new(config: &Config, ranges: Vec<Range>) -> Result<RangeReader, KafkaProblem> {
-        let ranges: VecDeque<Range> = ranges.into_iter().filter(|range| range.begin < range.end).collect();
-        let total = ranges.iter().map(Range::length).sum();
+        let ranges: VecDeque<_> = ranges.into_iter().filter(|range| range.begin < range.end).map(Arc::new).collect();
+        let total = ranges.iter().map(|range| range.length()).sum();
         Ok(RangeReader {
             reader: client(&reader_config(config))?,
             brokers: config.kafka.brokers.clone(),

@@ -12,21 +12,27 @@ use rdkafka::message::{Message, OwnedHeaders};
 use super::write::Writer;
 use super::{Onlooker, ResizeError, Resized, go_on};
 use crate::config::Config;
-use crate::dedup::{Change, Delivered, Key};
+use crate::dedup::{Change, DedupKey, Delivered, Key, Kind, Place};
 use crate::kafka::{Classes, Next, Range, RangeReader, Resizing, whole};
 
 /// The queue offset of a copy: in its new partition it stands before everything.
 const BEFORE_ALL: i64 = -1;
 
+/// Hashed anew: written in the order of the delivered set's own hashes, they would be slow to restore.
 type Entries = HashMap<Key, Known>;
 
-/// What was said last of a key, and where.
+/// What was said last of a key, and where. As small as it can be: there are many at a time.
 struct Known {
-    /// `None`: it was forgotten.
-    delivered: Option<Delivered>,
+    last: Last,
     at: i64,
     queue_offset: i64,
     partition: i32,
+}
+
+enum Last {
+    Forgotten,
+    Visit,
+    Engage(Box<(u64, Place)>),
 }
 
 pub fn carry(
@@ -51,8 +57,8 @@ pub fn carry(
         let entries = read(config, &mut reader, done, onlooker, resized)?;
         done += reader.total();
         for (key, known) in entries {
-            resized.entries += u64::from(known.delivered.is_some());
-            let value = known.delivered.map(|delivered| Delivered { queue_offset: BEFORE_ALL, ..delivered }.encode());
+            let value = known.copy(key).map(|delivered| delivered.encode());
+            resized.entries += u64::from(value.is_some());
             for partition in classes.members(class, resizing.to).map(|partition| partition as i32) {
                 if partition != known.partition {
                     let key = Some(key.0.as_slice());
@@ -81,11 +87,8 @@ fn read(
                 match (record.payload(), key.try_into()) {
                     (None, Ok(key)) => {
                         let at = record.timestamp().to_millis().unwrap_or(i64::MAX);
-                        take(
-                            &mut entries,
-                            Key(key),
-                            Known { delivered: None, at, queue_offset: BEFORE_ALL, partition },
-                        );
+                        let forgotten = Known { last: Last::Forgotten, at, queue_offset: BEFORE_ALL, partition };
+                        take(&mut entries, Key(key), forgotten);
                     }
                     (Some(value), _) => match Change::decode(key, value) {
                         Ok(Change::Delivered(delivered)) if delivered.at >= oldest => {
@@ -108,13 +111,27 @@ fn read(
 
 impl Known {
     fn of(delivered: Delivered, partition: i32) -> Known {
-        let Delivered { at, queue_offset, .. } = delivered;
-        Known { delivered: Some(delivered), at, queue_offset, partition }
+        let Delivered { key, at, queue_offset, place } = delivered;
+        let last = match key.kind {
+            Kind::Visit => Last::Visit,
+            Kind::Engage { value } => Last::Engage(Box::new((value, place))),
+        };
+        Known { last, at, queue_offset, partition }
+    }
+
+    /// The same for another partition; `None`: it was forgotten.
+    fn copy(&self, key: Key) -> Option<Delivered> {
+        let (kind, place) = match &self.last {
+            Last::Forgotten => return None,
+            Last::Visit => (Kind::Visit, Place::default()),
+            Last::Engage(last) => (Kind::Engage { value: last.0 }, last.1),
+        };
+        Some(Delivered { key: DedupKey { key, kind }, at: self.at, queue_offset: BEFORE_ALL, place })
     }
 
     /// In one partition the later record counts, as in the restore; between two of them, time.
     fn is_after(&self, other: &Known) -> bool {
-        let is_later = self.delivered.is_none() || self.queue_offset >= other.queue_offset;
+        let is_later = matches!(self.last, Last::Forgotten) || self.queue_offset >= other.queue_offset;
         (self.partition == other.partition && is_later) || (self.at, self.queue_offset) > (other.at, other.queue_offset)
     }
 }
@@ -128,7 +145,6 @@ fn take(entries: &mut Entries, key: Key, found: Known) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dedup::{DedupKey, Kind, Place};
 
     #[test]
     fn of_copies_of_one_value_the_one_accepted_last_is_carried() {
@@ -151,21 +167,32 @@ mod tests {
     }
 
     #[test]
+    fn a_copy_says_what_the_original_said() {
+        let place = Place { source: 7, offset: 8, item: 9 };
+        for (kind, place) in [(Kind::Visit, Place::default()), (Kind::Engage { value: 5 }, place)] {
+            let original = Delivered { key: DedupKey { key: Key([7; 16]), kind }, at: 100, queue_offset: 40, place };
+            let copy = Known::of(original, 1).copy(Key([7; 16]));
+            assert_eq!(copy, Some(Delivered { queue_offset: BEFORE_ALL, ..original }));
+        }
+        assert!(size_of::<(Key, Known)>() <= 56, "a class of millions is in memory");
+    }
+
+    #[test]
     fn what_was_forgotten_stays_forgotten_whichever_copy_is_read_first() {
         let key = DedupKey { key: Key([7; 16]), kind: Kind::Visit };
         let delivered = |partition| {
             let place = Place::default();
             Known::of(Delivered { key, at: 100, queue_offset: 40, place }, partition)
         };
-        let forgotten = || Known { delivered: None, at: 200, queue_offset: BEFORE_ALL, partition: 1 };
+        let forgotten = || Known { last: Last::Forgotten, at: 200, queue_offset: BEFORE_ALL, partition: 1 };
         for order in [[delivered(7), forgotten()], [forgotten(), delivered(7)], [delivered(1), forgotten()]] {
             let mut entries = Entries::default();
             order.into_iter().for_each(|found| take(&mut entries, key.key, found));
-            assert!(entries[&key.key].delivered.is_none());
+            assert!(entries[&key.key].copy(key.key).is_none());
         }
         // Delivered again since then.
         let mut entries = Entries::default();
         [forgotten(), delivered(1)].into_iter().for_each(|found| take(&mut entries, key.key, found));
-        assert!(entries[&key.key].delivered.is_some());
+        assert!(entries[&key.key].copy(key.key).is_some());
     }
 }
