@@ -7,13 +7,14 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use jiff::Timestamp;
 use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::Message;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
+use super::progress::bar_style;
 use super::{CommandError, start_logs, told_to_stop};
 use crate::config::{Config, Log as LogSettings, Sources};
 use crate::dead_letter::{Kind, Letter};
@@ -153,6 +154,8 @@ fn produce(config: &Config, events: &[Generated]) -> Result<(), CommandError> {
     Ok(())
 }
 
+const BAR: &str = "{bar:40} {human_pos}/{human_len} events settled  {rate}\n{msg}";
+
 /// A live line on a terminal, a plain one a second elsewhere.
 struct View {
     bar: Option<ProgressBar>,
@@ -160,8 +163,7 @@ struct View {
 
 impl View {
     fn new() -> View {
-        let style = ProgressStyle::with_template("{bar:40} {pos}/{len} events settled  {per_sec}\n{msg}");
-        let bar = || ProgressBar::new(0).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+        let bar = || ProgressBar::new(0).with_style(bar_style(BAR));
         View { bar: std::io::stdout().is_terminal().then(bar) }
     }
 

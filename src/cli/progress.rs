@@ -80,7 +80,12 @@ fn style(what: &str, unit: &str, total: u64) -> ProgressStyle {
         0 => format!("{what} {{spinner}} {{human_pos}} {unit}  {{rate}}"),
         _ => format!("{what} {{wide_bar}} {{human_pos}}/{{human_len}} {unit}  {{rate}}  {{eta}} left"),
     };
-    let style = ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    bar_style(&template)
+}
+
+/// As indicatif's templates; `{rate}` is a whole number a second.
+pub fn bar_style(template: &str) -> ProgressStyle {
+    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
     style.with_key("rate", |state: &ProgressState, text: &mut dyn Write| {
         let _ = write!(text, "{}/s", number(state.per_sec() as u64)); // Into a text: it does not fail.
     })
