@@ -140,7 +140,7 @@ fn a_backfill_stopped_halfway_goes_on() {
     let file = write(&world.path("events.gz"), &gzip(&text));
     let slowly = |more: usize| {
         let before = world.queued_by("backfill").len();
-        let mut command = world.command(&["backfill", "--rate", "50", &file], &[]);
+        let mut command = world.command(&["backfill", "--rate", "25", &file], &[]);
         let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
         world.wait("some of it is in the queue", || world.queued_by("backfill").len() >= before + more);
         child

@@ -46,12 +46,13 @@ fn while_open_reading_is_paused_no_attempt_is_spent_and_it_is_told_since_when() 
     let before = jiff::Timestamp::now();
     world.visits(0..1000);
     world.wait("the circuit is open", || instance.metric("nat_destination_circuit_open", &["unavailable"]) == 1.0);
+    let seen = jiff::Timestamp::now();
     world.wait("reading is paused", || instance.metric("nat_destination_paused", &["deliver"]) == 1.0);
     world.visits(1000..3000);
     std::thread::sleep(Duration::from_secs(3));
     let opened = instance.metric("nat_destination_circuit_opened_timestamp_seconds", &[]);
-    let since = before.as_second() as f64;
-    assert!((since - 1.0..since + 30.0).contains(&opened), "{opened}");
+    let (before, seen) = (before.as_second() as f64, seen.as_second() as f64);
+    assert!((before - 1.0..seen + 2.0).contains(&opened), "{opened}");
     let (status, text) = instance.get("/readyz");
     assert_eq!(status, 200, "nothing but Nat.app can mend it");
     assert!(text.contains("circuit to Nat.app open: unavailable, since 20"), "{text}");
@@ -69,7 +70,7 @@ fn while_open_reading_is_paused_no_attempt_is_spent_and_it_is_told_since_when() 
 fn an_instance_that_gets_its_first_partitions_while_nat_app_is_away_finds_out_when_it_is_back() {
     // What it had pending goes to another instance; with reading paused and nothing to send, there would be no probe.
     let world = World::with(4, Behaviour { status: Some(401), ..Behaviour::default() });
-    let settings = ["topics.partitions=4", "kafka.properties.session.timeout.ms=6000"];
+    let settings = ["topics.partitions=4"];
     let first = world.start(&settings);
     world.visits(0..100);
     let open = |instance: &super::support::Instance| instance.metric("nat_destination_circuit_open", &["unauthorized"]);
@@ -157,8 +158,11 @@ fn contacts_that_are_rejected_at_each_visit_do_not_open_it_when_the_others_have_
     world.behave(Behaviour { reject: 1.0, ..reject });
     world.visits(1000..2000);
     world.wait("the circuit is open", || instance.metric("nat_destination_circuit_open", &["rejecting"]) == 1.0);
-    let dead = instance.metric("nat_destination_events_total", &["dead_lettered", "rejected"]) - 120.0;
-    assert!((10.0..=40.0).contains(&dead), "those that opened it, and no more: {dead}");
+    let dead = || instance.metric("nat_destination_events_total", &["dead_lettered", "rejected"]) - 120.0;
+    // Counted when Kafka has them, and the circuit may be told open before.
+    world.wait("those that opened it are dead letters", || dead() >= 10.0);
+    std::thread::sleep(Duration::from_secs(1));
+    assert!(dead() <= 40.0, "and no more: {}", dead());
 }
 
 #[test]

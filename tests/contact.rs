@@ -121,7 +121,10 @@ fn explain_tells_what_waits_and_what_is_a_dead_letter_and_changes_nothing() {
     let instance = world.start(&["retry.max_interval=50ms"]);
     world.event(2, &visit(ADA, 21));
     world.event(2, &visit(ADA, 22));
-    world.wait("its attempts are written", || known(&world, ADA)["waiting"][0]["attempts"].as_u64() >= Some(2));
+    world.wait("both wait, and the attempts are written", || {
+        let told = known(&world, ADA);
+        list(&told["waiting"]).len() == 2 && told["waiting"][0]["attempts"].as_u64() >= Some(2)
+    });
     instance.kill();
     let topics = || ["queue", "delivered", "dead-letter"].map(|topic| world.read(&world.topic(topic)).len());
     let before = (topics(), groups(&world));

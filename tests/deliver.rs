@@ -100,13 +100,12 @@ fn an_event_that_fails_for_too_long_is_a_dead_letter_retries_exhausted() {
     let attempts: u64 = letters[0].header("nat.attempts").expect("counted").parse().expect("a number");
     assert_eq!(attempts, world.stand_in.requests());
     let time = |name: &str| letters[0].header(name).expect("told").parse::<i64>().expect("milliseconds");
-    assert!((900..10_000).contains(&(time("nat.last_attempt") - time("nat.first_attempt"))));
+    assert!((900..30_000).contains(&(time("nat.last_attempt") - time("nat.first_attempt"))));
 }
 
 /// While Nat.app refuses the key or is not there, everything waits: nothing is lost, dead or given up.
 fn waits_out(status: u16, reason: &str) {
     let world = World::with(3, Behaviour { status: Some(status), ..Behaviour::default() });
-    let instance = world.start(&["retry.max_elapsed=1s"]);
     for number in 0..200 {
         world.send(
             &world.source,
@@ -117,6 +116,8 @@ fn waits_out(status: u16, reason: &str) {
         );
     }
     world.flush();
+    // After the events: were they to trickle in, the first could be out of patience before enough have failed.
+    let instance = world.start(&["retry.max_elapsed=1s"]);
     let open = format!("reason=\"{reason}\"");
     world.wait("the circuit is open", || instance.metric("nat_destination_circuit_open", &[&open]) == 1.0);
     std::thread::sleep(Duration::from_secs(2)); // Longer than any event's patience.
@@ -128,7 +129,7 @@ fn waits_out(status: u16, reason: &str) {
     instance.wait_until_settled(200);
     assert_eq!(world.accepted_days().len(), 200);
     assert!(world.dead_letters().is_empty());
-    assert_eq!(instance.metric("nat_destination_circuit_open", &[]), 0.0);
+    world.wait("it is told closed", || instance.metric("nat_destination_circuit_open", &[]) == 0.0);
 }
 
 #[test]

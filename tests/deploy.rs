@@ -139,9 +139,10 @@ fn the_configurations_of_compose_and_kubernetes_are_right() {
     let lines = block.lines().skip(1).take_while(|line| line.is_empty() || line.starts_with("    "));
     let settings: Vec<&str> = lines.map(str::trim_start).collect();
     assert!(settings.len() > 3, "{settings:?}");
-    let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("kubernetes.toml");
+    let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("kubernetes-{}.toml", std::process::id()));
     std::fs::write(&path, settings.join("\n")).expect("written");
     check_offline(&path, &key);
+    std::fs::remove_file(&path).expect("removed");
 }
 
 #[test]

@@ -179,8 +179,9 @@ fn small_records_whose_batch_is_too_large_are_no_dead_letters() {
     world.create_topic(&world.topic("queue"), 1, &[("max.message.bytes", "20000")]);
     (0..100).for_each(|number| world.event(0, &padded(&format!("p{number}@example.com"), 1000)));
     world.flush();
-    // As if the topic had taken more when the program started.
-    let mut instance = world.start(&["topics.partitions=1", "kafka.properties.batch.size=500000"]);
+    // As if the topic had taken more when the program started; and long enough for them to be one batch.
+    let settings = ["topics.partitions=1", "kafka.properties.batch.size=500000", "kafka.properties.linger.ms=500"];
+    let mut instance = world.start(&settings);
     assert!(!instance.wait().success(), "it cannot write them, and must not drop them");
     let log = instance.log();
     assert!(log.contains("takes smaller batches (max.message.bytes) than at the start"), "{log}");

@@ -110,9 +110,9 @@ fn remembered(world: &World) -> BTreeMap<(i32, i64), usize> {
 
 #[test]
 fn an_instance_stopped_past_its_session_neither_commits_nor_writes_for_what_is_not_its_own() {
-    let latency = Duration::from_secs(2);
+    let latency = Duration::from_secs(5);
     let world = World::with(3, Behaviour { latency, ..Behaviour::default() });
-    let settings = ["kafka.properties.session.timeout.ms=3000", "kafka.properties.heartbeat.interval.ms=500"];
+    let settings = ["kafka.properties.session.timeout.ms=10000", "kafka.properties.heartbeat.interval.ms=500"];
     let zombie = world.start(&settings);
     world.visits(0..100);
     // All that it may send at first, and the stand-in has them whole: what is half written at the stop would go out after it.

@@ -134,7 +134,7 @@ fn a_replay_outside_of_the_retention_says_how_many_could_be_sent_again_and_needs
 /// Starts a slow replay and waits until some of it is in the queue.
 fn begun(world: &World, from: &str, more: usize) -> Child {
     let before = world.queued_by("replay").len();
-    let mut command = world.command(&["replay", "--from", from, "--rate", "50"], &[]);
+    let mut command = world.command(&["replay", "--from", from, "--rate", "25"], &[]);
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
     world.wait("some of it is in the queue", || world.queued_by("replay").len() >= before + more);
     child

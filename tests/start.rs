@@ -12,7 +12,7 @@ use super::support::world::{binary, identify};
 
 /// Ends by itself with exit code 1 and says all of this.
 fn fails(command: std::process::Command, parts: &[&str]) {
-    let (status, told) = output_within(command, Duration::from_secs(25));
+    let (status, told) = output_within(command, Duration::from_secs(60));
     assert_eq!(status.and_then(|status| status.code()), Some(1), "{parts:?} in:\n{told}");
     for part in parts {
         assert!(told.contains(part), "{part:?} in:\n{told}");
@@ -240,7 +240,7 @@ fn refused_credentials_and_refused_topics_are_named() {
         command.arg(subcommand);
         for setting in [
             format!("kafka.brokers={}", kafka.brokers()),
-            "kafka.timeout=5s".into(),
+            "kafka.timeout=10s".into(),
             "kafka.properties.security.protocol=SASL_PLAINTEXT".into(),
             "kafka.properties.sasl.mechanism=PLAIN".into(),
             format!("kafka.properties.sasl.username={user}"),

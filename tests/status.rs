@@ -97,7 +97,8 @@ fn status_is_unhealthy_with_exit_code_1_while_the_circuit_is_open() {
     });
     world.behave(Behaviour::default());
     world.wait("it is healthy again", || report(&world, &[instance.admin()]).0);
-    assert_eq!(world.accepted().len(), 5);
+    // It is so from the first that is accepted.
+    world.wait("all are delivered", || world.accepted().len() == 5);
 }
 
 #[test]
@@ -108,8 +109,8 @@ fn lag_is_told_though_no_instance_answers() {
     world.wait("all are queued", || instance.metric("nat_destination_events_queued_total", &[]) == 30.0);
     assert!(instance.stop().0.success());
     world.visits(30..50);
-    let gone = TcpListener::bind(("127.0.0.1", 0)).and_then(|listener| listener.local_addr()).expect("a free port");
-    let (healthy, told) = report(&world, &[gone.to_string()]);
+    // A port that was free may be another test's by now; nobody listens at this one.
+    let (healthy, told) = report(&world, &["127.0.0.1:1".into()]);
     assert!(!healthy);
     let told_problems = problems(&told);
     assert!(told_problems.contains("no instance answers") && told_problems.contains("refused"), "{told_problems}");
@@ -121,7 +122,7 @@ fn lag_is_told_though_no_instance_answers() {
 #[test]
 fn two_instances_are_told_with_their_partitions() {
     let world = World::with(4, Behaviour::default());
-    let settings = ["topics.partitions=4", "kafka.properties.session.timeout.ms=6000"];
+    let settings = ["topics.partitions=4"];
     let both = [world.start(&settings), world.start(&settings)];
     let places = both.each_ref().map(Instance::admin);
     let share = |told: &Value, place: &str, of: &str| {

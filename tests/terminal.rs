@@ -79,7 +79,7 @@ fn watch_draws_in_place_what_the_window_holds_and_ends_at_one_ctrl_c() {
     let instance = world.start(&["topics.partitions=40"]);
     instance.wait_until_ready();
     let mut terminal = Terminal::run(&world.command(&["status", "--watch", "--instance", &instance.admin()], &[]));
-    terminal.wait_for("\x1b[H", 3);
+    terminal.wait_for("\x1b[J", 3); // The end of a frame: the terminal's ^C would come in the middle of one.
     terminal.press(CTRL_C);
     let (code, text) = terminal.end();
     assert_eq!(code, Some(130), "{text}");

@@ -29,7 +29,7 @@ pub const GROUPS: &str = "org.apache.kafka.tools.consumer.group.ConsumerGroupCom
 
 const HERE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/kafka");
 const POM: &str = include_str!("kafka/pom.xml");
-const START_TIMEOUT: Duration = Duration::from_secs(60);
+const START_TIMEOUT: Duration = Duration::from_secs(180);
 const STARTED: &str = "Kafka Server started";
 const ERRORS: &[&str] = &[" ERROR ", " FATAL ", "Caused by:", "Exception in thread"];
 const PORT_TAKEN: &str = "Address already in use";
@@ -42,10 +42,12 @@ pub fn brokers() -> &'static str {
     static GIVEN: OnceLock<Option<String>> = OnceLock::new();
     static SHARED: OnceLock<Result<Kafka, String>> = OnceLock::new();
     let given = GIVEN.get_or_init(|| env::var(BROKERS_VARIABLE).ok().filter(|brokers| !brokers.trim().is_empty()));
+    // It is never killed: to miss it soon would only take it for dead on a busy machine, and no topic could be created.
+    let options = Options { properties: &[("broker.session.timeout.ms", "60000")], ..Options::default() };
     match given {
         Some(brokers) => brokers,
         // One attempt for all tests: where Kafka cannot start, each of them says so at once.
-        None => match SHARED.get_or_init(|| Kafka::try_start(&Options::default())) {
+        None => match SHARED.get_or_init(|| Kafka::try_start(&options)) {
             Ok(kafka) => kafka.brokers(),
             Err(error) => panic!("no Kafka to test on: {error}"),
         },

@@ -21,7 +21,7 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use super::kafka;
 
 pub const KEY: &str = "test-api-key-5f3a";
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(100);
 
 pub struct World {
     /// Before the runtime that it runs on.
@@ -98,8 +98,10 @@ impl World {
         let options = AdminOptions::new().operation_timeout(Some(PATIENCE));
         let results = self.runtime.block_on(admin.create_topics(&[new], &options)).expect("an answer");
         results.into_iter().for_each(|result| drop(result.expect("created")));
-        // Every client that asks from now on is to find it.
-        self.wait("the topic is there", || self.partitions_of(topic) == partitions as usize);
+        // Every client that asks from now on is to find it, whichever broker it asks: they hear of it one by one.
+        for broker in self.brokers.split(',') {
+            self.wait("the topic is there", || partitions_at(broker, topic) == partitions as usize);
+        }
     }
 
     fn partitions_of(&self, topic: &str) -> usize {
@@ -283,6 +285,13 @@ impl Drop for World {
     }
 }
 
+/// What this one broker knows: a new client has nobody else to ask.
+fn partitions_at(broker: &str, topic: &str) -> usize {
+    let client: BaseConsumer = ClientConfig::new().set("bootstrap.servers", broker).create().expect("a client");
+    let metadata = client.fetch_metadata(Some(topic), PATIENCE).expect("metadata");
+    metadata.topics().first().map_or(0, |topic| topic.partitions().len())
+}
+
 pub fn binary() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_nat-destination"));
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("NAT_DESTINATION_")) {
@@ -404,6 +413,8 @@ impl Instance {
             status = self.child.try_wait().expect("its state");
             status.is_some()
         });
+        // What it said last, and why it ended, is in the log once the thread that reads has let go of it.
+        wait("its last lines are read", || Arc::strong_count(&self.log) == 1);
         status.expect("ended")
     }
 }
