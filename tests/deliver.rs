@@ -188,16 +188,49 @@ fn a_new_key_is_picked_up_without_a_restart() {
     assert_eq!(world.accepted().len(), 1);
 }
 
+/// An audience's value for a@example.com.
+fn vip(value: bool, id: usize) -> String {
+    format!(
+        r#"{{"type":"identify","timestamp":"2026-11-20T08:00:0{id}Z","traits":{{"email":"a@example.com","vip":{value}}},"context":{{"personas":{{"computation_key":"vip"}}}},"messageId":"{id}"}}"#
+    )
+}
+
+#[test]
+fn after_an_engage_value_was_given_up_the_next_is_sent_whichever_it_is() {
+    let world = World::with(1, Behaviour::default());
+    let instance = world.start(&["nat.timeout=1s"]);
+    world.event(0, &vip(true, 0));
+    instance.wait_until_settled(1);
+    // It is taken, nobody hears of that, and at the next attempt it is refused.
+    world.behave(Behaviour { latency: Duration::from_secs(5), ..Behaviour::default() });
+    world.event(0, &vip(false, 1));
+    world.wait("there is no answer", || instance.metric("nat_destination_retries_total", &[]) >= 1.0);
+    world.behave(Behaviour { reject_emails: vec!["a@example.com".into()], ..Behaviour::default() });
+    instance.wait_until_settled(2);
+    assert_eq!(world.dead_letters().len(), 1);
+    let explain = |part: &str| {
+        let told = world.command(&["explain", "--contact", "a@example.com"], &[]).output().expect("it runs");
+        let told = String::from_utf8_lossy(&told.stdout).into_owned();
+        assert!(told.contains(part), "{part} in {told}");
+    };
+    explain("(in doubt: a later one was given up)");
+    assert!(instance.stop().0.success());
+    // What the last accepted one said, and Nat.app has another by now. It is in doubt over a restart too.
+    world.behave(Behaviour::default());
+    world.event(0, &vip(true, 2));
+    world.event(0, &vip(true, 3));
+    world.run_until_caught_up(&[]);
+    let mut ids: Vec<String> = world.accepted().into_iter().filter_map(|entry| entry.message_id).collect();
+    ids.dedup();
+    assert_eq!(ids, ["0", "1", "2"], "and the repeat is a duplicate");
+    explain("vip  true");
+}
+
 #[test]
 fn engage_values_arrive_in_order_and_a_repeat_is_a_duplicate() {
     let world = World::with(1, Behaviour::default());
-    let value = |value: bool, id: usize| {
-        format!(
-            r#"{{"type":"identify","timestamp":"2026-11-20T08:00:0{id}Z","traits":{{"email":"a@example.com","vip":{value}}},"context":{{"personas":{{"computation_key":"vip"}}}},"messageId":"{id}"}}"#
-        )
-    };
     for (id, on) in [true, true, false, false, true].into_iter().enumerate() {
-        world.event(0, &value(on, id));
+        world.event(0, &vip(on, id));
     }
     let instance = world.start(&[]);
     instance.wait_until_settled(5);

@@ -64,6 +64,9 @@ impl Key {
 }
 
 impl Kind {
+    /// Stands for the Engage value where nobody knows which one Nat.app has. The hash of none, but for one in 2^64.
+    pub const IN_DOUBT: u64 = 0;
+
     /// Of an Engage value, given as raw JSON.
     pub fn of_value(value: &str) -> Kind {
         let value = hash(&[b"value", value.trim().as_bytes()]);

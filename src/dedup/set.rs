@@ -91,6 +91,16 @@ impl DeliveredSet {
         }
     }
 
+    /// A later value of this Engage key was given up. One of its attempts may have been taken all the same, perhaps an
+    /// earlier owner's: so the next value is sent, whichever it is. What is to be written down of that; `None` where nothing
+    /// is known anyway. When and where the last one was accepted stays, so that what is older stays old news.
+    pub fn doubt(&mut self, key: &Key) -> Option<Delivered> {
+        let last = self.engage.get_mut(key).filter(|last| last.value != Kind::IN_DOUBT)?;
+        last.value = Kind::IN_DOUBT;
+        let LastValue { value, at, queue_offset, place } = *last;
+        Some(Delivered { key: DedupKey { key: *key, kind: Kind::Engage { value } }, at, queue_offset, place })
+    }
+
     /// Forgets a key of either kind.
     pub fn remove(&mut self, key: &Key) {
         self.engage.remove(key);
@@ -159,6 +169,26 @@ mod tests {
         assert!(!set.contains(&engage(1, 10), place(6), 1001), "of a topic made anew");
         assert!(!set.contains(&engage(1, 10), Place { source: 2, ..place(6) }, 900), "of another partition");
         assert!(!set.contains(&engage(1, 10), Place { item: 1, ..place(7) }, 900), "further on in the same batch");
+    }
+
+    #[test]
+    fn after_a_value_was_given_up_the_next_is_sent_whichever_it_is_and_old_news_stay_old() {
+        let mut set = DeliveredSet::new(Duration::from_secs(7 * 86_400));
+        assert_eq!(set.doubt(&Key([1; 16])), None, "nothing is known");
+        insert(&mut set, engage(1, 10), 1000, 7);
+        let doubted = set.doubt(&Key([1; 16])).expect("it was known");
+        assert_eq!((doubted.at, doubted.queue_offset, doubted.place), (1000, 7, place(7)));
+        assert_eq!(set.doubt(&Key([1; 16])), None, "it is in doubt already");
+        // A restart reads what was written.
+        let mut restored = DeliveredSet::new(Duration::from_secs(7 * 86_400));
+        insert(&mut restored, engage(1, 10), 1000, 7);
+        restored.insert(&doubted);
+        for set in [&mut set, &mut restored] {
+            assert!(!set.contains(&engage(1, 10), place(9), 1500) && !set.contains(&engage(1, 20), place(9), 1500));
+            assert!(set.contains(&engage(1, 20), place(6), 900));
+            insert(set, engage(1, 20), 2000, 9);
+            assert!(set.contains(&engage(1, 20), place(10), 2500));
+        }
     }
 
     #[test]

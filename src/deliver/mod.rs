@@ -31,6 +31,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Sleep;
 
 use crate::config::{Config, Limits};
+use crate::dead_letter::Reason;
 use crate::dedup::Contact;
 use crate::kafka::{Ack, KafkaProblem};
 use crate::metrics::{Metrics, Outcome};
@@ -400,16 +401,30 @@ impl Deliver {
         match token.write {
             Write::Tried => return Ok(()),
             Write::Delivered { kind } => self.metrics.settled(Outcome::Delivered, kind, 1),
-            Write::DeadLetter { reason, holds, .. } => {
+            Write::DeadLetter { reason, holds: None, .. } => {
                 self.metrics.settled(Outcome::DeadLettered, reason.as_str(), 1);
-                if let Some(contact) = holds {
-                    partition.lanes.pop(&contact);
-                    self.advance(LaneId { partition: token.partition, generation: token.generation, contact });
-                }
             }
+            Write::DeadLetter { reason, holds: Some(contact), .. } => {
+                if let Some(doubted) = partition.doubt(&contact) {
+                    partition.writes_in_flight += 1;
+                    return self.writes.delivered(&doubted, Token { write: Write::Doubt { reason, contact }, ..token });
+                }
+                self.buried(&token, reason, contact);
+            }
+            Write::Doubt { reason, contact } => self.buried(&token, reason, contact),
         }
         self.settle(token.partition, token.offset, token.weight);
         Ok(())
+    }
+
+    /// The head of a lane is a dead letter, and all of that is written down.
+    fn buried(&mut self, token: &Token, reason: Reason, contact: Contact) {
+        self.metrics.settled(Outcome::DeadLettered, reason.as_str(), 1);
+        let Token { partition, generation, .. } = *token;
+        if let Some(partition) = self.partitions.get_mut(&partition) {
+            partition.lanes.pop(&contact);
+        }
+        self.advance(LaneId { partition, generation, contact });
     }
 
     fn settle(&mut self, number: i32, offset: i64, weight: usize) {

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::event::Event;
 use super::lanes::Lanes;
 use crate::dead_letter::Road;
-use crate::dedup::{Contact, DeliveredSet, Tried};
+use crate::dedup::{Contact, Delivered, DeliveredSet, Tried};
 use crate::mutant::{self, Mutant};
 use crate::stage::{Ledger, Position};
 
@@ -36,6 +36,12 @@ pub struct Partition {
 }
 
 impl Partition {
+    /// The head of that lane was given up: what is to be written down of the Engage value before it.
+    pub fn doubt(&mut self, contact: &Contact) -> Option<Delivered> {
+        let key = self.lanes.head(contact)?.id.key;
+        self.delivered.as_mut()?.doubt(&key.key)
+    }
+
     pub fn new(generation: u64, begin: i64, now: i64, gone: Arc<AtomicBool>) -> Partition {
         Partition {
             generation,

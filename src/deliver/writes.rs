@@ -29,6 +29,12 @@ pub enum Write {
     },
     /// What was tried in vain; nothing waits for it.
     Tried,
+    /// Which Engage value Nat.app has is in doubt, since this event of that contact became a dead letter, whose offset and
+    /// lane wait for it.
+    Doubt {
+        reason: Reason,
+        contact: Contact,
+    },
     DeadLetter {
         reason: Reason,
         /// The contact whose lane waits for it.
@@ -170,7 +176,7 @@ impl Writes {
             }
             _ => {
                 let topic = match ack.token.write {
-                    Write::Delivered { .. } | Write::Tried => &self.delivered,
+                    Write::Delivered { .. } | Write::Tried | Write::Doubt { .. } => &self.delivered,
                     Write::DeadLetter { .. } => &self.dead_letter,
                 };
                 Err(KafkaProblem::unwritten(topic, &failure))

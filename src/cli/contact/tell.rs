@@ -8,6 +8,7 @@ use crate::cli::table::table;
 use crate::cli::time::shown;
 use crate::config::Config;
 use crate::dead_letter::Origin;
+use crate::dedup::Kind;
 
 const ON_ITS_WAY: &[State] = &[State::Waiting, State::Duplicate];
 
@@ -83,12 +84,21 @@ fn visits(known: &Known) -> Vec<Vec<String>> {
 fn engage(known: &Known) -> Vec<Vec<String>> {
     let row = |delivery: &Delivery| match &delivery.what {
         What::Engage { key, value } => {
-            let value = value.clone().unwrap_or_else(|| "(only its hash is known)".into());
+            let value = match value {
+                Some(value) => value.clone(),
+                None if is_in_doubt(delivery) => "(in doubt: a later one was given up)".into(),
+                None => "(only its hash is known)".into(),
+            };
             Some([vec![key.clone(), value], of_delivery(known, delivery)].concat())
         }
         What::Visit(_) => None,
     };
     known.deliveries.iter().filter_map(row).collect()
+}
+
+/// Which Engage value Nat.app has, since a later one was given up.
+fn is_in_doubt(delivery: &Delivery) -> bool {
+    delivery.delivered.key.kind == Kind::Engage { value: Kind::IN_DOUBT }
 }
 
 fn of_delivery(known: &Known, delivery: &Delivery) -> Vec<String> {
@@ -177,6 +187,7 @@ fn delivery_json(known: &Known, delivery: &Delivery) -> Value {
         "day": day,
         "engage_key": key,
         "engage_value": value,
+        "in_doubt": is_in_doubt(delivery),
         "at": shown(delivery.delivered.at),
         "queue_offset": delivery.delivered.queue_offset,
         "remembered": delivery.remembered,

@@ -41,7 +41,7 @@ pub fn read(court: &mut Court<'_>, judgement: &mut Judgement) {
             judgement.wrong(4, format!("{at} names offset {offset} of its queue partition, where there is no record"));
             continue;
         };
-        if kind == TRIED {
+        if kind == TRIED || is_doubt(record) {
             continue;
         }
         let event = court.cases[*number].event;
@@ -95,6 +95,11 @@ pub fn write(topics: &Topics, path: &Path) -> io::Result<()> {
         .collect();
     lines.sort();
     fs::write(path, lines.into_iter().map(|(_, line)| line).collect::<String>())
+}
+
+/// No delivery: a later value of that Engage key was given up, and which one Nat.app has is in doubt.
+fn is_doubt(record: &Record) -> bool {
+    record.value.as_deref().is_some_and(|value| value[1] == 2 && value[18..26] == [0; 8])
 }
 
 /// Kind, Unix milliseconds, offset.

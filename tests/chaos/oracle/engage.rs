@@ -65,18 +65,21 @@ fn forgotten_until(court: &Court<'_>, case: &Case<'_>, until: usize) -> Option<u
 
 fn every_change(court: &Court<'_>, sequence: &[&Case<'_>], judgement: &mut Judgement) {
     let mut last: Option<&Case<'_>> = None;
+    // Since one was given up nobody knows which value Nat.app has.
+    let mut in_doubt = false;
     for case in sequence {
         let repeats = last.is_some_and(|last| value(last) == value(case));
-        match first_accepted(court, case) {
+        let accepted = first_accepted(court, case);
+        in_doubt |= !case.letters.is_empty();
+        match accepted {
             Some(request) => {
-                if let Some(last) = last.filter(|_| repeats)
-                    && !given_up_unknown(court, last)
-                {
+                if let Some(last) = last.filter(|_| repeats && !in_doubt) {
                     let told = court.tell(court.request(request));
                     judgement.wrong(3, format!("{} repeats the value of {}: {told}", case.name(), last.name()));
                 }
                 judgement.count("Engage values accepted", 1);
                 last = Some(case);
+                in_doubt = !case.letters.is_empty();
             }
             None if repeats => judgement.count("Engage repeats not sent", 1),
             None if !case.letters.is_empty() || case.queued.is_empty() => {}
