@@ -213,7 +213,7 @@ fn after_an_engage_value_was_given_up_the_next_is_sent_whichever_it_is() {
         let told = String::from_utf8_lossy(&told.stdout).into_owned();
         assert!(told.contains(part), "{part} in {told}");
     };
-    explain("(in doubt: a later one was given up)");
+    explain("vip  (in doubt: this one was given up)");
     assert!(instance.stop().0.success());
     // What the last accepted one said, and Nat.app has another by now. It is in doubt over a restart too.
     world.behave(Behaviour::default());

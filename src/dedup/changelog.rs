@@ -6,7 +6,7 @@
 //! | 1 | kind: 1 visit, 2 Engage, 3 tried |
 //! | 8 | when Nat.app accepted it (3: when the last attempt failed), Unix milliseconds |
 //! | 8 | offset of the queue record it came from (its partition is this record's own) |
-//! | 8 | Engage only: hash of the value accepted; 0 once a later one was given up: which one Nat.app has is in doubt |
+//! | 8 | Engage only: hash of the value accepted; 0: this one was given up, and which one Nat.app has is in doubt |
 //! | 8, 8, 4 | Engage only: where the event stood: hash of source topic and partition, offset, item of a batch |
 //! | 4, 8, 8 | tried only: attempts so far; when the first was made, Unix milliseconds; patience spent, milliseconds |
 //!

@@ -64,10 +64,11 @@ impl DeliveredSet {
     pub fn contains(&self, key: &DedupKey, place: Place, timestamp: i64) -> bool {
         match key.kind {
             Kind::Visit => self.visits.values().rev().any(|bucket| bucket.contains(&key.key)),
-            Kind::Engage { value } => self
-                .engage
-                .get(&key.key)
-                .is_some_and(|last| last.value == value || (place.is_not_after(&last.place) && timestamp <= last.at)),
+            Kind::Engage { value } => self.engage.get(&key.key).is_some_and(|last| {
+                // What was given up may be tried again.
+                let is_given_up = last.value == Kind::IN_DOUBT && last.place == place;
+                last.value == value || (place.is_not_after(&last.place) && timestamp <= last.at && !is_given_up)
+            }),
         }
     }
 
@@ -91,14 +92,17 @@ impl DeliveredSet {
         }
     }
 
-    /// A later value of this Engage key was given up. One of its attempts may have been taken all the same, perhaps an
-    /// earlier owner's: so the next value is sent, whichever it is. What is to be written down of that; `None` where nothing
-    /// is known anyway. When and where the last one was accepted stays, so that what is older stays old news.
-    pub fn doubt(&mut self, key: &Key) -> Option<Delivered> {
-        let last = self.engage.get_mut(key).filter(|last| last.value != Kind::IN_DOUBT)?;
-        last.value = Kind::IN_DOUBT;
-        let LastValue { value, at, queue_offset, place } = *last;
-        Some(Delivered { key: DedupKey { key: *key, kind: Kind::Engage { value } }, at, queue_offset, place })
+    /// The Engage event that stands at this place was given up. One of its attempts may have been taken all the same, perhaps
+    /// an earlier owner's: so the next value is sent, whichever it is. `given_up` tells when and from where, and what comes back
+    /// is to be written down; `None` where nothing is known of the key anyway.
+    pub fn doubt(&mut self, given_up: &Delivered) -> Option<Delivered> {
+        let last = self.engage.get_mut(&given_up.key.key)?;
+        // One that was redriven is older than what was accepted since.
+        let place = if given_up.place.is_not_after(&last.place) { last.place } else { given_up.place };
+        let Delivered { key, at, queue_offset, .. } = *given_up;
+        *last = LastValue { value: Kind::IN_DOUBT, at, queue_offset, place };
+        let key = DedupKey { kind: Kind::Engage { value: Kind::IN_DOUBT }, ..key };
+        Some(Delivered { key, at, queue_offset, place })
     }
 
     /// Forgets a key of either kind.
@@ -173,21 +177,23 @@ mod tests {
 
     #[test]
     fn after_a_value_was_given_up_the_next_is_sent_whichever_it_is_and_old_news_stay_old() {
+        let given_up = |offset| Delivered { key: engage(1, 20), at: 1500, queue_offset: offset, place: place(offset) };
         let mut set = DeliveredSet::new(Duration::from_secs(7 * 86_400));
-        assert_eq!(set.doubt(&Key([1; 16])), None, "nothing is known");
+        assert_eq!(set.doubt(&given_up(9)), None, "nothing is known");
         insert(&mut set, engage(1, 10), 1000, 7);
-        let doubted = set.doubt(&Key([1; 16])).expect("it was known");
-        assert_eq!((doubted.at, doubted.queue_offset, doubted.place), (1000, 7, place(7)));
-        assert_eq!(set.doubt(&Key([1; 16])), None, "it is in doubt already");
+        let doubted = set.doubt(&given_up(9)).expect("it was known");
         // A restart reads what was written.
         let mut restored = DeliveredSet::new(Duration::from_secs(7 * 86_400));
         insert(&mut restored, engage(1, 10), 1000, 7);
         restored.insert(&doubted);
         for set in [&mut set, &mut restored] {
-            assert!(!set.contains(&engage(1, 10), place(9), 1500) && !set.contains(&engage(1, 20), place(9), 1500));
-            assert!(set.contains(&engage(1, 20), place(6), 900));
-            insert(set, engage(1, 20), 2000, 9);
-            assert!(set.contains(&engage(1, 20), place(10), 2500));
+            assert!(!set.contains(&engage(1, 10), place(10), 1600) && !set.contains(&engage(1, 20), place(10), 1600));
+            assert!(!set.contains(&engage(1, 20), place(9), 1400), "it is tried again itself");
+            assert!(set.contains(&engage(1, 10), place(8), 1300), "a repeat from before it, read again after a crash");
+            insert(set, engage(1, 30), 2000, 12);
+            assert!(set.contains(&engage(1, 20), place(9), 1400), "redriven it would bring an old value back");
+            set.doubt(&given_up(9));
+            assert!(set.contains(&engage(1, 20), place(11), 1450) && !set.contains(&engage(1, 30), place(13), 2500));
         }
     }
 

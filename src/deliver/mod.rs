@@ -405,7 +405,7 @@ impl Deliver {
                 self.metrics.settled(Outcome::DeadLettered, reason.as_str(), 1);
             }
             Write::DeadLetter { reason, holds: Some(contact), .. } => {
-                if let Some(doubted) = partition.doubt(&contact) {
+                if let Some(doubted) = partition.doubt(&contact, Timestamp::now().as_millisecond()) {
                     partition.writes_in_flight += 1;
                     return self.writes.delivered(&doubted, Token { write: Write::Doubt { reason, contact }, ..token });
                 }

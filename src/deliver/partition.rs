@@ -36,10 +36,11 @@ pub struct Partition {
 }
 
 impl Partition {
-    /// The head of that lane was given up: what is to be written down of the Engage value before it.
-    pub fn doubt(&mut self, contact: &Contact) -> Option<Delivered> {
-        let key = self.lanes.head(contact)?.id.key;
-        self.delivered.as_mut()?.doubt(&key.key)
+    /// The head of that lane was given up at this time: what is to be written down of the Engage value before it.
+    pub fn doubt(&mut self, contact: &Contact, at: i64) -> Option<Delivered> {
+        let Event { id, record, .. } = &**self.lanes.head(contact)?;
+        let given_up = Delivered { key: id.key, at, queue_offset: record.offset, place: id.place };
+        self.delivered.as_mut()?.doubt(&given_up)
     }
 
     pub fn new(generation: u64, begin: i64, now: i64, gone: Arc<AtomicBool>) -> Partition {

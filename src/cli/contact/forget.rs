@@ -122,6 +122,9 @@ fn told(config: &Config, known: &Known, dry_run: bool) -> String {
         let at = shown(delivery.delivered.at);
         text += &match &delivery.what {
             What::Visit(day) => format!("  the visit of {day}, delivered {at}\n"),
+            What::Engage { key, .. } if delivery.is_in_doubt() => {
+                format!("  the value of {key} (Engage), in doubt since {at}\n")
+            }
             What::Engage { key, .. } => format!("  the value of {key} (Engage), delivered {at}\n"),
         };
     }

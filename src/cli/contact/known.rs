@@ -66,6 +66,13 @@ pub struct Delivery {
     pub remembered: bool,
 }
 
+impl Delivery {
+    /// Not delivered but given up: which Engage value Nat.app has nobody knows.
+    pub fn is_in_doubt(&self) -> bool {
+        self.delivered.key.kind == Kind::Engage { value: Kind::IN_DOUBT }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum What {
     Visit(Date),
@@ -249,7 +256,7 @@ fn state(offset: i64, event: &Event, rules: &Rules, frontier: i64, deliveries: &
             What::Engage { key, .. } => event.engage.as_ref().is_some_and(|(of, _)| of == key),
             What::Visit(day) => event.day == Some(*day),
         };
-        same && delivery.delivered.queue_offset == offset
+        same && delivery.delivered.queue_offset == offset && !delivery.is_in_doubt()
     };
     if deliveries.iter().any(is_it) {
         return State::Delivered;

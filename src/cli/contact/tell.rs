@@ -8,7 +8,6 @@ use crate::cli::table::table;
 use crate::cli::time::shown;
 use crate::config::Config;
 use crate::dead_letter::Origin;
-use crate::dedup::Kind;
 
 const ON_ITS_WAY: &[State] = &[State::Waiting, State::Duplicate];
 
@@ -86,7 +85,7 @@ fn engage(known: &Known) -> Vec<Vec<String>> {
         What::Engage { key, value } => {
             let value = match value {
                 Some(value) => value.clone(),
-                None if is_in_doubt(delivery) => "(in doubt: a later one was given up)".into(),
+                None if delivery.is_in_doubt() => "(in doubt: this one was given up)".into(),
                 None => "(only its hash is known)".into(),
             };
             Some([vec![key.clone(), value], of_delivery(known, delivery)].concat())
@@ -96,11 +95,6 @@ fn engage(known: &Known) -> Vec<Vec<String>> {
     known.deliveries.iter().filter_map(row).collect()
 }
 
-/// Which Engage value Nat.app has, since a later one was given up.
-fn is_in_doubt(delivery: &Delivery) -> bool {
-    delivery.delivered.key.kind == Kind::Engage { value: Kind::IN_DOUBT }
-}
-
 fn of_delivery(known: &Known, delivery: &Delivery) -> Vec<String> {
     let offset = delivery.delivered.queue_offset;
     let from = record_of(known, delivery).map_or("(the queue holds it no more)".into(), from);
@@ -108,9 +102,12 @@ fn of_delivery(known: &Known, delivery: &Delivery) -> Vec<String> {
     vec![shown(delivery.delivered.at), offset.to_string(), from, forgotten.into()]
 }
 
-/// The queue record that was delivered, if it is there still.
+/// The queue record that was delivered or given up, if it is there still.
 fn record_of<'a>(known: &'a Known, delivery: &Delivery) -> Option<&'a Queued> {
-    known.queued.get(&delivery.delivered.queue_offset).filter(|queued| queued.state == State::Delivered)
+    known
+        .queued
+        .get(&delivery.delivered.queue_offset)
+        .filter(|queued| queued.state == State::Delivered || delivery.is_in_doubt())
 }
 
 fn waiting((offset, queued): (i64, &Queued)) -> Vec<String> {
@@ -187,7 +184,7 @@ fn delivery_json(known: &Known, delivery: &Delivery) -> Value {
         "day": day,
         "engage_key": key,
         "engage_value": value,
-        "in_doubt": is_in_doubt(delivery),
+        "in_doubt": delivery.is_in_doubt(),
         "at": shown(delivery.delivered.at),
         "queue_offset": delivery.delivered.queue_offset,
         "remembered": delivery.remembered,

@@ -97,7 +97,7 @@ pub fn write(topics: &Topics, path: &Path) -> io::Result<()> {
     fs::write(path, lines.into_iter().map(|(_, line)| line).collect::<String>())
 }
 
-/// No delivery: a later value of that Engage key was given up, and which one Nat.app has is in doubt.
+/// No delivery: that Engage value was given up, and which one Nat.app has is in doubt.
 fn is_doubt(record: &Record) -> bool {
     record.value.as_deref().is_some_and(|value| value[1] == 2 && value[18..26] == [0; 8])
 }
