@@ -1,4 +1,5 @@
-//! What is remembered: its memory, its restore, its way to more partitions, and what it costs an event when there is more of it.
+//! What is remembered: its memory, its restore, its way to more partitions, and what it costs an event when there is more
+//! of it.
 
 use std::time::{Duration, Instant};
 

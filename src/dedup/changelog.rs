@@ -28,7 +28,7 @@ pub enum Change {
     Tried(Tried),
 }
 
-/// One accepted delivery.
+/// One accepted delivery; or an Engage event that was given up, with `Kind::IN_DOUBT` for its value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Delivered {
     pub key: DedupKey,

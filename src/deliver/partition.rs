@@ -36,13 +36,6 @@ pub struct Partition {
 }
 
 impl Partition {
-    /// The head of that lane was given up at this time: what is to be written down of the Engage value before it.
-    pub fn doubt(&mut self, contact: &Contact, at: i64) -> Option<Delivered> {
-        let Event { id, record, .. } = &**self.lanes.head(contact)?;
-        let given_up = Delivered { key: id.key, at, queue_offset: record.offset, place: id.place };
-        self.delivered.as_mut()?.doubt(&given_up)
-    }
-
     pub fn new(generation: u64, begin: i64, now: i64, gone: Arc<AtomicBool>) -> Partition {
         Partition {
             generation,
@@ -59,6 +52,13 @@ impl Partition {
             stored: begin,
             gone,
         }
+    }
+
+    /// The head of that lane was given up at this time: what is to be written down of the Engage value before it.
+    pub fn doubt(&mut self, contact: &Contact, at: i64) -> Option<Delivered> {
+        let Event { id, record, .. } = &**self.lanes.head(contact)?;
+        let given_up = Delivered { key: id.key, at, queue_offset: record.offset, place: id.place };
+        self.delivered.as_mut()?.doubt(&given_up)
     }
 
     /// Nothing of it is under way outside of the loop.
