@@ -1,8 +1,9 @@
 //! How far ahead the queue is read: until there is enough for the loop to choose from, not until the budget is full. What is
 //! read further ahead has left the processor's caches when its turn comes: an event then costs a third more. Pure.
 //!
-//! What counts is what could be sent now. Events behind another one of their contact, and those that wait for their next
-//! attempt, are no choice: reading goes on past them, up to the budget.
+//! What counts is what the loop can choose from: one event of each contact that could be sent now. Events behind another one
+//! of their contact, and those that wait for their next attempt, are no choice: reading goes on past them, up to the budget.
+//! While the circuit is open those that have failed are none either: they may be why it is open, and others would close it.
 
 /// How many contacts' events the loop wants to choose from.
 pub fn enough(concurrency: usize) -> usize {
@@ -16,27 +17,27 @@ pub struct ReadAhead {
     /// Records handed to the loop, and how many of them it had taken when it last said so.
     handed: u64,
     taken: u64,
-    /// What it could have sent then.
-    ready: usize,
+    /// How many it had to choose from then.
+    choice: usize,
 }
 
 impl ReadAhead {
     pub fn new(concurrency: usize) -> ReadAhead {
-        ReadAhead { enough: enough(concurrency), handed: 0, taken: 0, ready: 0 }
+        ReadAhead { enough: enough(concurrency), handed: 0, taken: 0, choice: 0 }
     }
 
     pub fn handed(&mut self, records: usize) {
         self.handed += records as u64;
     }
 
-    pub fn told(&mut self, taken: u64, ready: usize) {
-        (self.taken, self.ready) = (taken, ready);
+    pub fn told(&mut self, taken: u64, choice: usize) {
+        (self.taken, self.choice) = (taken, choice);
     }
 
     /// How many records more the loop can do with. Of those under way each may be one to choose.
     pub fn wanted(&self) -> usize {
         let under_way = usize::try_from(self.handed.saturating_sub(self.taken)).unwrap_or(usize::MAX);
-        self.enough.saturating_sub(self.ready.saturating_add(under_way))
+        self.enough.saturating_sub(self.choice.saturating_add(under_way))
     }
 }
 

@@ -66,7 +66,8 @@ pub enum Signal {
     Accepted,
     Rejected,
     /// Of an event that the open circuit had held, after it was answered. It has been counted: were it counted at each
-    /// closing, those that were held would open the circuit again and again, however few they are among all events.
+    /// closing, those that were held would open the circuit again and again, however few they are among all events. If
+    /// others are accepted now, its contact's next ones do not count either.
     RejectedAgain,
     /// Of a redriven event, which is known to have failed before: whoever redrives more of them than there are others must
     /// not open the circuit with it, nor keep it open.
@@ -213,6 +214,10 @@ impl Breaker {
                     self.open(OpenReason::Rejecting, None, now);
                 }
             }
+            Signal::RejectedAgain if self.counts(&contact) => {
+                self.failures = Row::default();
+                self.regulars.suspects.insert(contact);
+            }
             Signal::Rejected | Signal::RejectedAgain | Signal::RejectedAsBefore => self.failures = Row::default(),
             Signal::Failed(retry_after) => {
                 self.failures.add(contact);
@@ -355,6 +360,20 @@ mod tests {
         assert_eq!(reason(&breaker), None);
         take(&mut breaker, 3, Signal::Rejected);
         assert_eq!(reason(&breaker), Some(OpenReason::Rejecting), "they had been accepted");
+    }
+
+    #[test]
+    fn contacts_that_the_open_circuit_held_and_that_are_rejected_again_after_it_count_no_more() {
+        let (mut breaker, mut now) = breaker();
+        (1..=3).for_each(|n| breaker.answered(contact(n), Signal::Rejected, false, now));
+        assert_eq!(reason(&breaker), Some(OpenReason::Rejecting));
+        now += SECOND;
+        breaker.probe_sent();
+        breaker.answered(contact(9), Signal::Accepted, true, now);
+        (1..=3).for_each(|n| breaker.answered(contact(n), Signal::RejectedAgain, false, now));
+        breaker.answered(contact(8), Signal::Accepted, false, now);
+        (0..10).for_each(|_| (1..=3).for_each(|n| breaker.answered(contact(n), Signal::Rejected, false, now)));
+        assert_eq!(reason(&breaker), None, "others were accepted meanwhile");
     }
 
     #[test]
@@ -521,13 +540,18 @@ mod tests {
                 Signal::Rejected | Signal::RejectedAgain | Signal::RejectedAsBefore if was_open => {
                     self.guarded.then_some(OpenReason::Rejecting)
                 }
-                Signal::RejectedAgain | Signal::RejectedAsBefore => {
+                Signal::Accepted if was_open => None,
+                Signal::RejectedAsBefore => {
                     self.failed.clear();
                     None
                 }
-                Signal::Accepted if was_open => None,
-                Signal::Rejected if self.regulars.contains(&who) => {
+                Signal::Rejected | Signal::RejectedAgain if self.regulars.contains(&who) => {
                     self.failed.clear();
+                    None
+                }
+                Signal::RejectedAgain => {
+                    self.failed.clear();
+                    self.suspects.insert(who);
                     None
                 }
                 Signal::Accepted | Signal::Rejected => {

@@ -59,20 +59,18 @@ pub enum FromFeed {
 pub enum ToFeed {
     /// The partition's delivered set is restored: read it.
     Begin(i32),
-    /// So much less is pending, of so many records taken in all; and so many contacts' events could be sent now.
+    /// So much less is pending, of so many records taken in all; and the loop has so many contacts' events to choose from.
     Progress {
         events: usize,
         bytes: usize,
         taken: u64,
-        ready: usize,
+        choice: usize,
     },
     Store(Vec<(i32, i64)>),
-    /// While it is open nothing more is read than probes need.
+    /// While it is open nothing more is read than there has to be to choose probes from.
     Circuit {
         open: bool,
     },
-    /// All that is pending has failed: the circuit could stay open for ever although others would get through.
-    OneMoreForProbes,
     /// Prove that this instance is a member of its group still.
     Prove,
     HandBack(Vec<i32>),
@@ -84,9 +82,6 @@ const BUSY_POLL: Duration = Duration::from_millis(20);
 /// The same while nothing is pending, so that no message is urgent.
 const IDLE_POLL: Duration = Duration::from_millis(50);
 const BURST: usize = 256;
-/// While the circuit is open reading pauses when so many events are pending, and one more for each probe that found none
-/// that had not failed: probes need other contacts to choose from than those that may be why it opened.
-const PROBE_CHOICE: usize = 512;
 /// While there is enough, the group is listened to so often; a record that comes with it is taken.
 const LISTEN_EVERY: Duration = Duration::from_millis(100);
 /// Between two attempts to prove membership.
@@ -102,8 +97,7 @@ pub struct Feed {
     budget: Budget,
     ahead: ReadAhead,
     last_turn: Instant,
-    /// While the circuit is open: reading pauses when so many events are pending.
-    probe_choice: Option<usize>,
+    circuit_open: bool,
     /// When to try again to prove membership.
     prove_at: Option<Instant>,
     paused: bool,
@@ -133,7 +127,7 @@ impl Feed {
             budget: Budget::new(config.deliver),
             ahead: ReadAhead::new(config.concurrency),
             last_turn: Instant::now(),
-            probe_choice: None,
+            circuit_open: false,
             prove_at: None,
             paused: false,
             assigned: HashMap::new(),
@@ -276,9 +270,9 @@ impl Feed {
                     self.consumer.resume(&[(self.topic.clone(), partition)]);
                 }
             }
-            ToFeed::Progress { events, bytes, taken, ready } => {
+            ToFeed::Progress { events, bytes, taken, choice } => {
                 self.budget.give_back(events, bytes);
-                self.ahead.told(taken, ready);
+                self.ahead.told(taken, choice);
             }
             ToFeed::Store(offsets) => {
                 let mut ours = Vec::new();
@@ -290,8 +284,7 @@ impl Feed {
                 }
                 self.consumer.store(&ours);
             }
-            ToFeed::Circuit { open } => self.probe_choice = open.then_some(PROBE_CHOICE),
-            ToFeed::OneMoreForProbes => self.probe_choice = self.probe_choice.map(|events| events + 1),
+            ToFeed::Circuit { open } => self.circuit_open = open,
             ToFeed::Prove => self.prove_at = Some(Instant::now()),
             ToFeed::HandBack(partitions) => {
                 self.consumer.unassign(&self.places(partitions.iter().copied()));
@@ -313,8 +306,8 @@ impl Feed {
     }
 
     fn apply_budget(&mut self) -> Intake {
-        let enough = self.probe_choice.is_some_and(|events| self.budget.events() >= events);
-        let intake = if enough { Intake::Pause } else { self.budget.intake(Instant::now()) };
+        let enough_for_probes = self.circuit_open && self.ahead.wanted() == 0;
+        let intake = self.budget.intake(enough_for_probes, Instant::now());
         let pause = intake == Intake::Pause;
         if pause != self.paused {
             let begun = self.assigned.keys().copied().filter(|partition| !self.held.contains(partition));

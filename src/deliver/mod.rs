@@ -177,8 +177,8 @@ struct Deliver {
     settled: (usize, usize),
     /// Records that came from it.
     taken: u64,
-    /// How many could be sent when it was last told.
-    told_ready: usize,
+    /// How many events there were to choose from when it was last told.
+    told_choice: usize,
     /// Partitions that cannot be read on; see `FromFeed::Stopped`.
     stopped: BTreeSet<i32>,
     assigned: bool,
@@ -230,7 +230,7 @@ impl Deliver {
             revoking: None,
             settled: (0, 0),
             taken: 0,
-            told_ready: 0,
+            told_choice: 0,
             stopped: BTreeSet::new(),
             assigned: false,
             stopping: false,
@@ -518,15 +518,28 @@ impl Deliver {
         let (events, bytes) = self.settled;
         let Limits { max_pending_events, max_pending_bytes } = self.config.deliver;
         let enough = ahead::enough(self.config.concurrency);
-        let runs_out = self.told_ready > enough / 2 && self.schedule.ready() <= enough / 2;
+        let runs_out = self.told_choice > enough / 2 && self.schedule.ready() <= enough / 2;
         runs_out || events * 4 >= enough.min(max_pending_events) || bytes * 16 >= max_pending_bytes
     }
 
     fn tell_progress(&mut self) {
         let (events, bytes) = std::mem::take(&mut self.settled);
-        let (taken, ready) = (self.taken, self.schedule.ready());
-        self.told_ready = ready;
-        self.tell_feed(ToFeed::Progress { events, bytes, taken, ready });
+        let (taken, choice) = (self.taken, self.choice());
+        self.told_choice = choice;
+        self.tell_feed(ToFeed::Progress { events, bytes, taken, choice });
+    }
+
+    /// How many contacts' events there are to choose from; see `ReadAhead`.
+    fn choice(&mut self) -> usize {
+        if self.breaker.is_open().is_none() {
+            return self.schedule.ready();
+        }
+        let partitions = &mut self.partitions;
+        let is_new = |lane: &&LaneId| {
+            let partition = partitions.get_mut(&lane.partition).filter(|p| p.generation == lane.generation);
+            partition.and_then(|p| p.lanes.head(&lane.contact)).is_some_and(|event| event.is_new())
+        };
+        self.schedule.all_ready().filter(is_new).count()
     }
 
     /// Without a feed the loop finds out by its channel's end.

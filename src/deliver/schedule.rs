@@ -63,6 +63,10 @@ impl<L: Copy + Ord> Schedule<L> {
         self.ready.len()
     }
 
+    pub fn all_ready(&self) -> impl Iterator<Item = &L> {
+        self.ready.iter()
+    }
+
     pub fn waiting(&self) -> usize {
         self.waiting.len()
     }

@@ -80,12 +80,8 @@ impl Deliver {
             }
             let Some(event) = partition.lanes.head(&lane.contact) else { continue };
             let (body, idempotency_key) = (event.body.clone(), event.idempotency_key.clone());
-            let has_failed = event.has_failed();
             partition.requests_in_flight += 1;
             if probe {
-                if has_failed {
-                    self.tell_feed(ToFeed::OneMoreForProbes);
-                }
                 self.breaker.probe_sent();
                 // A probe that needs a new key finds it, however young that is.
                 self.client.key().read_again();
