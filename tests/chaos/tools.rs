@@ -15,11 +15,6 @@ use crate::cluster::Cluster;
 use crate::events::SOURCE_PARTITIONS;
 use crate::plan::{Fault, Kind};
 
-/// Events a second. At full speed two minutes of them leave tens of thousands in the queue, where the contacts that are always
-/// rejected stand before all new events: an instance that was restarted meanwhile takes that for a mass rejection, and waits for
-/// its operator (deploy/send-again.md, "Rejected contacts").
-const RATE: &str = "300";
-
 pub struct Tools {
     cluster: Arc<Cluster>,
     prefix: String,
@@ -73,8 +68,8 @@ impl Tools {
         }
         match kind {
             Kind::Redrive => command.args(["dead-letters", "redrive"]),
-            Kind::Replay => command.args(["replay", "--from", "1h", "--rate", RATE]),
-            _ => command.args(["backfill", "--rate", RATE]).arg(self.file(number)?),
+            Kind::Replay => command.args(["replay", "--from", "1h"]),
+            _ => command.arg("backfill").arg(self.file(number)?),
         };
         let key = self.directory.join("api-key");
         for setting in [
