@@ -3,7 +3,7 @@
 //!
 //! What counts is what the loop can choose from: one event of each contact that could be sent now. Events behind another one
 //! of their contact, and those that wait for their next attempt, are no choice: reading goes on past them, up to the budget.
-//! While the circuit is open those that have failed are none either: they may be why it is open, and others would close it.
+//! While the circuit is open only good probes are: see `send::is_good_probe`.
 
 /// How many contacts' events the loop wants to choose from.
 pub fn enough(concurrency: usize) -> usize {

@@ -22,6 +22,8 @@ pub struct Event {
     tries: Option<Box<Tries>>,
     /// It was answered, and the open circuit held it.
     pub held: bool,
+    /// A tool put it into the queue again.
+    pub requeued: bool,
     /// It was a dead letter before.
     pub redriven: bool,
 }
@@ -72,8 +74,18 @@ pub fn read(
 ) -> Read {
     match contained(|| judge(&record, rules, suppressed, now, is_known)) {
         Ok(Judged::Event { id, body, idempotency_key }) => {
-            let redriven = matches!(Road::of(&record.headers), Some(Road::Redrive(_)));
-            Read::Event(Box::new(Event { id, body, idempotency_key, tries: None, held: false, redriven, record }))
+            let road = Road::of(&record.headers);
+            let (requeued, redriven) = (road.is_some(), matches!(road, Some(Road::Redrive(_))));
+            Read::Event(Box::new(Event {
+                id,
+                body,
+                idempotency_key,
+                tries: None,
+                held: false,
+                requeued,
+                redriven,
+                record,
+            }))
         }
         Ok(Judged::Duplicate(id)) => Read::Duplicate(id),
         Ok(Judged::Filtered(reason)) => Read::Filtered(reason),
@@ -136,11 +148,6 @@ impl Event {
 
     pub fn has_failed(&self) -> bool {
         self.held || self.tries.is_some()
-    }
-
-    /// Whether nothing is known yet of what Nat.app says to it.
-    pub fn is_new(&self) -> bool {
-        !self.has_failed() && !self.redriven
     }
 
     /// Takes in an attempt that failed.

@@ -27,6 +27,10 @@ impl<K: Hash + Eq + Copy, E> Lanes<K, E> {
         self.lanes.contains_key(key)
     }
 
+    pub fn first(&self, key: &K) -> Option<&E> {
+        self.lanes.get(key)?.front()
+    }
+
     pub fn head(&mut self, key: &K) -> Option<&mut E> {
         self.lanes.get_mut(key)?.front_mut()
     }

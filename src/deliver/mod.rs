@@ -530,16 +530,11 @@ impl Deliver {
     }
 
     /// How many contacts' events there are to choose from; see `ReadAhead`.
-    fn choice(&mut self) -> usize {
+    fn choice(&self) -> usize {
         if self.breaker.is_open().is_none() {
             return self.schedule.ready();
         }
-        let partitions = &mut self.partitions;
-        let is_new = |lane: &&LaneId| {
-            let partition = partitions.get_mut(&lane.partition).filter(|p| p.generation == lane.generation);
-            partition.and_then(|p| p.lanes.head(&lane.contact)).is_some_and(|event| event.is_new())
-        };
-        self.schedule.all_ready().filter(is_new).count()
+        self.schedule.all_ready().filter(|lane| send::is_good_probe(&self.partitions, lane)).count()
     }
 
     /// Without a feed the loop finds out by its channel's end.

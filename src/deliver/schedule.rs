@@ -21,11 +21,6 @@ impl<L: Copy + Ord> Schedule<L> {
         self.ready.push_back(lane);
     }
 
-    /// Its head may be sent, before those of all others.
-    pub fn make_ready_first(&mut self, lane: L) {
-        self.ready.push_front(lane);
-    }
-
     /// Its head may be sent at that time.
     pub fn wait(&mut self, lane: L, until: Instant) {
         self.waiting.push(Reverse((until, lane)));
@@ -44,10 +39,15 @@ impl<L: Copy + Ord> Schedule<L> {
         self.ready.pop_front()
     }
 
-    /// For a probe: the next one that is ready, or else the one that waits for the shortest time. Were they all waiting for
-    /// long, nothing would find out that Nat.app is back.
-    pub fn next_of_all(&mut self) -> Option<L> {
-        self.ready.pop_front().or_else(|| self.waiting.pop().map(|Reverse((_, lane))| lane))
+    /// For a probe: the latest good one that is ready, which has least to do with those that opened the circuit; or else any,
+    /// or else the one that waits for the shortest time. Were they all waiting for long, nothing would find out that Nat.app
+    /// is back.
+    pub fn next_probe(&mut self, is_good: impl Fn(&L) -> bool) -> Option<L> {
+        let ready = match self.ready.iter().rposition(is_good) {
+            Some(index) => self.ready.remove(index),
+            None => self.ready.pop_front(),
+        };
+        ready.or_else(|| self.waiting.pop().map(|Reverse((_, lane))| lane))
     }
 
     /// When the first of those that wait becomes ready.
@@ -171,24 +171,14 @@ mod tests {
     }
 
     #[test]
-    fn a_probe_takes_one_that_waits_only_where_none_is_ready() {
+    fn a_probe_takes_a_good_one_and_one_that_waits_only_where_none_is_ready() {
         let now = Instant::now();
         let mut schedule = Schedule::new();
         schedule.wait(1, now + Duration::from_secs(3600));
         schedule.wait(2, now + Duration::from_secs(60));
-        schedule.make_ready(3);
-        assert_eq!(
-            [schedule.next_of_all(), schedule.next_of_all(), schedule.next_of_all()],
-            [Some(3), Some(2), Some(1)]
-        );
-        assert_eq!(schedule.next_of_all(), None);
-    }
-
-    #[test]
-    fn one_that_is_ready_first_is_the_next_one() {
-        let mut schedule = Schedule::new();
-        schedule.make_ready(1);
-        schedule.make_ready_first(2);
-        assert_eq!([schedule.next_of_all(), schedule.next_ready()], [Some(2), Some(1)]);
+        (3..=7).for_each(|lane| schedule.make_ready(lane));
+        let is_good = |lane: &i32| [4, 6].contains(lane);
+        let probes: Vec<i32> = std::iter::from_fn(|| schedule.next_probe(is_good)).collect();
+        assert_eq!(probes, [6, 4, 3, 5, 7, 2, 1], "the latest good one first");
     }
 }

@@ -1,6 +1,7 @@
 //! Sending: from the head of a lane to the verdict on it. A lane is in one place at a time: ready, in flight, waiting for
 //! its next attempt, or held by its dead letter until that is acknowledged.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,6 +11,7 @@ use jiff::Timestamp;
 use super::breaker::{OpenReason, Permit, Signal};
 use super::event::{AfterFailure, Id};
 use super::feed::{QueueRecord, ToFeed};
+use super::partition::Partition;
 use super::retry::FailedAttempt;
 use super::writes::{Token, Write};
 use super::{Answered, Deliver, LaneId};
@@ -28,12 +30,7 @@ impl Deliver {
             let Some(head) = partition.lanes.head(&lane.contact) else { return };
             let contains = |set: &DeliveredSet| set.contains(&head.id.key, head.id.place, head.id.source_timestamp);
             if !partition.delivered.as_ref().is_some_and(contains) || mutant::is(Mutant::MarkOnReceipt) {
-                // The best probe is an event that has never failed: those that have may be why the circuit is open.
-                match self.breaker.is_open().is_some() && head.is_new() {
-                    true => self.schedule.make_ready_first(lane),
-                    false => self.schedule.make_ready(lane),
-                }
-                return;
+                return self.schedule.make_ready(lane);
             }
             if let Some(event) = partition.lanes.pop(&lane.contact) {
                 self.duplicate(&event.id, lane.partition, event.record.offset, event.record.weight());
@@ -67,7 +64,10 @@ impl Deliver {
                 Permit::Probe if self.pace.may_send(0, now) => true,
                 Permit::All | Permit::Probe | Permit::Nothing => return,
             };
-            let next = if probe { self.schedule.next_of_all() } else { self.schedule.next_ready() };
+            let next = match probe {
+                true => self.schedule.next_probe(|lane| is_good_probe(&self.partitions, lane)),
+                false => self.schedule.next_ready(),
+            };
             let Some(lane) = next else { return };
             let Some(partition) =
                 self.partitions.get_mut(&lane.partition).filter(|p| p.generation == lane.generation && !p.draining)
@@ -309,6 +309,13 @@ impl Deliver {
         };
         self.writes.dead_letter(record, reason, attempts, token)
     }
+}
+
+/// Whether the lane's head says something new of Nat.app. One that has failed may be why the circuit is open, and of what a tool
+/// put into the queue again a whole file may be bad.
+pub(super) fn is_good_probe(partitions: &HashMap<i32, Partition>, lane: &LaneId) -> bool {
+    let partition = partitions.get(&lane.partition).filter(|p| p.generation == lane.generation);
+    partition.and_then(|p| p.lanes.first(&lane.contact)).is_some_and(|event| !event.has_failed() && !event.requeued)
 }
 
 fn millis(duration: Duration) -> i64 {
