@@ -50,6 +50,13 @@ impl<L: Copy + Ord> Schedule<L> {
         ready.or_else(|| self.waiting.pop().map(|Reverse((_, lane))| lane))
     }
 
+    /// Of those that are ready, these come first now; each in the order it had.
+    pub fn bring_forward(&mut self, is_first: impl Fn(&L) -> bool) {
+        let (first, rest): (VecDeque<L>, VecDeque<L>) = self.ready.drain(..).partition(is_first);
+        self.ready = first;
+        self.ready.extend(rest);
+    }
+
     /// When the first of those that wait becomes ready.
     pub fn next_due(&self) -> Option<Instant> {
         self.waiting.peek().map(|Reverse((at, _))| *at)
@@ -171,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn a_probe_takes_a_good_one_and_one_that_waits_only_where_none_is_ready() {
+    fn good_ones_are_probed_and_go_first_and_one_that_waits_only_where_none_is_ready() {
         let now = Instant::now();
         let mut schedule = Schedule::new();
         schedule.wait(1, now + Duration::from_secs(3600));
@@ -180,5 +187,9 @@ mod tests {
         let is_good = |lane: &i32| [4, 6].contains(lane);
         let probes: Vec<i32> = std::iter::from_fn(|| schedule.next_probe(is_good)).collect();
         assert_eq!(probes, [6, 4, 3, 5, 7, 2, 1], "the latest good one first");
+        (3..=7).for_each(|lane| schedule.make_ready(lane));
+        schedule.bring_forward(is_good);
+        let order: Vec<i32> = std::iter::from_fn(|| schedule.next_ready()).collect();
+        assert_eq!(order, [4, 6, 3, 5, 7]);
     }
 }

@@ -205,6 +205,8 @@ impl Deliver {
             }
             (Some((_, since)), None) => {
                 tracing::info!(seconds = (now - since).as_secs_f64(), "circuit closed: Nat.app takes events again");
+                // Or else new events would stand behind all that may open it again.
+                self.schedule.bring_forward(|lane| is_good_probe(&self.partitions, lane));
                 self.tell_feed(ToFeed::Circuit { open: false });
             }
             (Some(_), Some((reason, _))) if probe => {
@@ -311,7 +313,7 @@ impl Deliver {
     }
 }
 
-/// Whether the lane's head says something new of Nat.app. One that has failed may be why the circuit is open, and of what a tool
+/// Whether the lane's head would say something new of Nat.app. One that has failed may be why the circuit is open, and of what a tool
 /// put into the queue again a whole file may be bad.
 pub(super) fn is_good_probe(partitions: &HashMap<i32, Partition>, lane: &LaneId) -> bool {
     let partition = partitions.get(&lane.partition).filter(|p| p.generation == lane.generation);
