@@ -148,6 +148,18 @@ fn a_report_takes_the_place_of_nothing_but_an_earlier_report() {
 }
 
 #[test]
+fn a_suppressed_contact_is_not_backfilled() {
+    let world = world();
+    std::fs::write(world.path("suppressed"), "p1@example.com\n").expect("written");
+    let setting = format!("suppress.file={}", world.path("suppressed").display());
+    let without_a_time = r#"{"type":"identify","email":"p1@example.com"}"#;
+    let file = write(&world.path("a.jsonl"), format!("{}{without_a_time}\n", lines(0..3)).as_bytes());
+    let summary = done(&backfill(&world, &["--set", &setting, "--json", &file]));
+    assert!(summary.contains(r#"{"bad":0,"filtered":2,"lines":4,"queued":2}"#), "{summary}");
+    assert!(world.queued_by("backfill").iter().all(|record| record.key.as_deref() != Some(b"p1@example.com")));
+}
+
+#[test]
 fn the_report_of_an_earlier_run_is_not_read_as_events() {
     let world = world();
     let file = write(&world.path("a.jsonl"), format!("bad\n{}", lines(0..2)).as_bytes());

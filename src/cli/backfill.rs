@@ -15,7 +15,7 @@ use clap::Args;
 use jiff::Timestamp;
 use rdkafka::message::OwnedHeaders;
 
-use super::feeder::{Count, Feeder, Judged, judge, summary};
+use super::feeder::{Count, Feeder, Judge, Judged, summary};
 use super::progress::Progress;
 use super::table::number;
 use super::{CommandError, STOPPED, SettingsArgs, Stopped, interruptible, load, start_logs};
@@ -81,7 +81,8 @@ pub async fn run(args: BackfillArgs) -> Result<ExitCode, CommandError> {
     }
     let (dry_run, json) = (args.dry_run, args.json);
     let config = Arc::new(config);
-    let backfill = Backfill { config: Arc::clone(&config), args, now: Timestamp::now(), counts: Counts::default() };
+    let (judge, now) = (Arc::new(Judge::new(&config)?), Timestamp::now());
+    let backfill = Backfill { config: Arc::clone(&config), args, judge, now, counts: Counts::default() };
     let (counts, done) = interruptible(move |stopped| backfill.run(&sources, stopped)).await?;
     print!("{}", counts.shown(dry_run, json));
     if !done {
@@ -187,6 +188,7 @@ impl Counts {
 struct Backfill {
     config: Arc<Config>,
     args: BackfillArgs,
+    judge: Arc<Judge>,
     now: Timestamp,
     counts: Counts,
 }
@@ -297,8 +299,8 @@ impl Backfill {
         if line.trim_ascii().is_empty() {
             return Ok(());
         }
-        let (config, now) = (Arc::clone(&self.config), self.now);
-        judge(&config.rules, Some(line), now, |judged| match &judged.outcome {
+        let judge = Arc::clone(&self.judge);
+        judge.each(Some(line), |judged| match &judged.outcome {
             Outcome::Identify(_) => self.identify(reading, &judged),
             Outcome::Filtered(_) => {
                 self.counts.filtered += 1;
