@@ -205,4 +205,19 @@ mod tests {
         assert_eq!(lines_of(b"one\ntwo, which is longer than it may be\nthree"), ["one", "(too long)", "three"]);
         assert_eq!(lines_of(b"one, which is longer than it may be"), ["(too long)"]);
     }
+
+    #[test]
+    fn a_file_that_grows_ends_where_it_ended_when_it_was_found() {
+        let path = std::env::temp_dir().join(format!("nat-destination-growing-{}", std::process::id()));
+        std::fs::write(&path, "one\ntwo\n").expect("written");
+        let source = Source::find(&path).expect("it is there");
+        std::fs::write(&path, "one\ntwo\nthree\n").expect("written");
+        let passed = Arc::new(AtomicU64::new(0));
+        let mut lines = source.open(Arc::clone(&passed), &Stopped::default()).expect("opened");
+        let mut line = Vec::new();
+        let count =
+            std::iter::from_fn(|| Some(lines.next(&mut line).expect("read"))).take_while(|line| *line != Line::End);
+        assert_eq!((count.count() as u64, passed.load(Ordering::Relaxed)), (2, source.length));
+        std::fs::remove_file(path).expect("removed");
+    }
 }
