@@ -63,8 +63,11 @@ fn a_backfill_delivers_a_file_gzip_and_zstd_too() {
     // Archives are often put together from parts.
     let parts = [gzip(&lines(10..15)), gzip(&lines(15..20))].concat();
     let packed = write(&world.path("b.gz"), &parts);
-    let zstd = zstd::stream::encode_all(lines(20..30).as_bytes(), 1).expect("packed");
-    let zstd = write(&world.path("c.zst"), &zstd);
+    let zstd = |text: &str| zstd::stream::encode_all(text.as_bytes(), 1).expect("packed");
+    // As pzstd writes it: before each part a frame to be skipped, which tells its length.
+    let skipped = [&[0x50, 0x2a, 0x4d, 0x18, 4, 0, 0, 0], &[9; 4][..]].concat();
+    let parts = [&skipped[..], &zstd(&lines(20..25)), &skipped, &zstd(&lines(25..30))].concat();
+    let zstd = write(&world.path("c.zst"), &parts);
     let files = [plain.as_str(), &packed, &zstd];
 
     let dry = done(&backfill(&world, &[&["--dry-run"], &files[..]].concat()));
@@ -120,6 +123,52 @@ fn bad_lines_are_reported_with_number_and_reason_and_do_not_stop_it() {
     let other = world.path("bad.jsonl");
     (0..2).for_each(|_| drop(done(&backfill(&world, &["--report", other.to_str().expect("text"), &file]))));
     assert_eq!(report(&other).len(), 3);
+}
+
+#[test]
+fn a_report_takes_the_place_of_nothing_but_an_earlier_report() {
+    let world = world();
+    let october = write(&world.path("october.jsonl"), format!("bad\n{}", lines(0..3)).as_bytes());
+    let november = write(&world.path("november.jsonl"), lines(3..6).as_bytes());
+    let output = backfill(&world, &["--report", &november, &october]);
+    assert_eq!(output.status.code(), Some(2), "{}", told(&output));
+    assert!(told(&output).contains("november.jsonl: it is there already and is no report"), "{}", told(&output));
+    assert_eq!(std::fs::read_to_string(&november).expect("it is there"), lines(3..6));
+    assert!(world.read(&world.topic("queue")).is_empty(), "nothing was sent");
+    // Nor is what is no file taken away.
+    done(&backfill(&world, &["--report", "/dev/null", &october]));
+    assert!(Path::new("/dev/null").exists());
+    // One that a crash has cut short is a report.
+    let report_file = PathBuf::from(format!("{october}.rejected.jsonl"));
+    let of_another = r#"{"file":"september.jsonl","line":7,"reason":"not_json","because":"it is none"}"#;
+    write(&report_file, format!("{of_another}\n{}", &of_another[..30]).as_bytes());
+    done(&backfill(&world, &[&october]));
+    let files: Vec<_> = report(&report_file).iter().map(|bad| bad["file"].as_str().map(str::to_owned)).collect();
+    assert_eq!(files, [Some("september.jsonl".to_owned()), Some(october)]);
+}
+
+#[test]
+fn a_suppressed_contact_is_not_backfilled() {
+    let world = world();
+    std::fs::write(world.path("suppressed"), "p1@example.com\n").expect("written");
+    let setting = format!("suppress.file={}", world.path("suppressed").display());
+    let without_a_time = r#"{"type":"identify","email":"p1@example.com"}"#;
+    let file = write(&world.path("a.jsonl"), format!("{}{without_a_time}\n", lines(0..3)).as_bytes());
+    let summary = done(&backfill(&world, &["--set", &setting, "--json", &file]));
+    assert!(summary.contains(r#"{"bad":0,"filtered":2,"lines":4,"queued":2}"#), "{summary}");
+    assert!(world.queued_by("backfill").iter().all(|record| record.key.as_deref() != Some(b"p1@example.com")));
+}
+
+#[test]
+fn the_report_of_an_earlier_run_is_not_read_as_events() {
+    let world = world();
+    let file = write(&world.path("a.jsonl"), format!("bad\n{}", lines(0..2)).as_bytes());
+    done(&backfill(&world, &[&file]));
+    let report_file = format!("{file}.rejected.jsonl");
+    let summary = done(&backfill(&world, &["--json", &file, &report_file]));
+    assert!(summary.contains(r#""bad":1,"filtered":0,"lines":3,"queued":2"#), "{summary}");
+    assert!(summary.contains("a.jsonl.rejected.jsonl: passed over: it is the report"), "{summary}");
+    assert_eq!(report(Path::new(&report_file)).len(), 1);
 }
 
 #[test]

@@ -177,6 +177,70 @@ fn a_forgotten_contact_is_delivered_again_after_a_restart() {
     assert!(list(&told["known"]["delivered"]).is_empty());
 }
 
+#[test]
+fn nothing_is_told_of_a_contact_while_a_resize_is_under_way() {
+    let world = World::new();
+    world.event(0, &visit(ADA, 20));
+    world.run_until_caught_up(&[]);
+    let begun = r#"{"version":1,"partitions":3,"resizing":{"found":3,"to":6}}"#;
+    world.send(&world.topic("layout"), Some(0), Some(b"layout"), Some(begun.as_bytes()), &[]);
+    world.flush();
+    for command in ["forget", "explain"] {
+        let output = world.command(&[command, "--contact", ADA], &[]).output().expect("it runs");
+        let told = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{told}");
+        assert!(told.contains("finish it: nat-destination topics resize --partitions 6"), "{told}");
+        assert!(!told.contains("forgotten"), "{told}");
+    }
+    let resize = ["topics", "resize", "--partitions", "6"];
+    assert!(world.command(&resize, &[]).output().expect("it runs").status.success());
+    assert!(words(&world, "forget", &["--contact", ADA]).contains("1 entry"));
+    assert!(list(&known(&world, ADA)["delivered"]).is_empty());
+}
+
+#[test]
+fn more_entries_than_the_client_holds_are_forgotten() {
+    let world = World::new();
+    (1..21).for_each(|day| world.event(0, &visit(ADA, day)));
+    world.run_until_caught_up(&[]);
+    let few = ["--set", "kafka.properties.queue.buffering.max.messages=5"];
+    let told = words(&world, "forget", &[&["--contact", ADA][..], &few].concat());
+    assert!(told.contains("20 entries"), "{told}");
+    assert!(list(&known(&world, ADA)["delivered"]).is_empty());
+}
+
+#[test]
+fn what_a_newer_version_wrote_is_told_as_passed_over() {
+    let world = World::with(1, Behaviour::default());
+    world.event(0, &visit(ADA, 20));
+    world.run_until_caught_up(&["topics.partitions=1"]);
+    let tell = |subcommand| words(&world, subcommand, &["--contact", ADA]);
+    assert!(!tell("explain").contains("newer version's"));
+    world.send(&world.topic("delivered"), Some(0), Some(&[7; 16]), Some(b"\xff of a newer version"), &[]);
+    world.flush();
+    assert_eq!(known(&world, ADA)["unreadable"], 1);
+    for subcommand in ["explain", "forget"] {
+        let told = tell(subcommand);
+        assert!(told.contains("1 records of this partition") && told.contains("newer version's"), "{told}");
+    }
+}
+
+#[test]
+fn a_contacts_dead_letters_are_told_in_the_order_of_time() {
+    let world = World::new();
+    world.run_until_caught_up(&[]);
+    let letters = [2, 0, 1];
+    for partition in letters {
+        world.send(&world.topic("dead-letter"), Some(partition), None, Some(visit(ADA, 20).as_bytes()), &[]);
+        world.flush();
+        let written = jiff::Timestamp::now().as_millisecond();
+        world.wait("the next one is later", || jiff::Timestamp::now().as_millisecond() > written);
+    }
+    let told = known(&world, ADA);
+    let partitions: Vec<_> = list(&told["dead_letters"]).iter().map(|letter| letter["partition"].as_i64()).collect();
+    assert_eq!(partitions, letters.map(|partition| Some(i64::from(partition))));
+}
+
 /// The setting for a list of this world's own.
 fn suppress(world: &World, text: &str) -> String {
     let path = world.path("suppressed");

@@ -88,8 +88,27 @@ fn it_goes_by_the_settings() {
 }
 
 #[test]
-fn a_file_that_is_not_there_is_a_clear_error() {
-    let output = binary().args(["explain", "no-such-file"]).output().expect("it runs");
-    assert_eq!(output.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("no-such-file: No such file"));
+fn a_file_that_is_not_there_or_a_directory_is_a_clear_error() {
+    for (path, told) in [("no-such-file", "no-such-file: No such file"), ("/tmp", "/tmp: line 1: Is a directory")] {
+        let output = binary().args(["explain", path]).output().expect("it runs");
+        assert_eq!(output.status.code(), Some(1));
+        assert!(String::from_utf8_lossy(&output.stderr).contains(told), "{output:?}");
+    }
+}
+
+#[test]
+fn a_reader_that_has_read_enough_ends_it_quietly() {
+    // What is told at once, and what is left for the end.
+    for lines in [10_000, 1] {
+        let mut command = binary();
+        command.arg("explain").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("it starts");
+        drop(child.stdout.take());
+        let mut stdin = child.stdin.take().expect("piped");
+        // It may end before it has read all.
+        drop(stdin.write_all("{}\n".repeat(lines).as_bytes()));
+        drop(stdin);
+        let output = child.wait_with_output().expect("it ends");
+        assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+    }
 }

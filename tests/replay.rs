@@ -131,6 +131,59 @@ fn a_replay_outside_of_the_retention_says_how_many_could_be_sent_again_and_needs
     assert_eq!(world.queued_by("replay").len(), 7);
 }
 
+#[test]
+fn a_refused_replay_leaves_no_bookmark() {
+    let world = World::with(1, Behaviour::default());
+    let set = ["dedup.retention=2d"];
+    world.event_of_time(0, &identify("a@example.com", "2026-11-20T08:00:00Z", "m"), days_ago(3));
+    world.run_until_caught_up(&set);
+    let from = Timestamp::from_millisecond(days_ago(4)).expect("a time").to_string();
+    assert_eq!(replay(&world, &["--from", &from], &set).status.code(), Some(1));
+    world.visits(0..1);
+    world.run_until_caught_up(&set);
+    let (told, remarks) = done(&replay(&world, &["--from", &from, "--allow-redelivery"], &set));
+    assert!(!remarks.contains("goes on"), "{remarks}");
+    assert_eq!(count(&told, "put into the queue"), 2, "{told}");
+}
+
+#[test]
+fn what_becomes_older_than_the_retention_while_a_replay_runs_is_left_out() {
+    let world = World::with(1, Behaviour::default());
+    let set = ["dedup.retention=1h"];
+    world.visits(0..60);
+    // Behind newer ones, by a clock that goes wrong; within the retention for eight seconds more.
+    let soon = Timestamp::now().as_millisecond() - 3_600_000 + 8_000;
+    world.event_of_time(0, &identify("late@example.com", "2026-11-20T08:00:00Z", "m"), soon);
+    world.run_until_caught_up(&set);
+    // It comes to that one after twelve.
+    let (told, _) = done(&replay(&world, &["--from", "30m", "--rate", "5"], &set));
+    assert_eq!((count(&told, "put into the queue"), count(&told, "older than")), (60, 1), "{told}");
+}
+
+#[test]
+fn a_suppressed_contact_is_not_replayed() {
+    let world = World::new();
+    world.visits(0..3);
+    world.event(0, r#"{"type":"identify","email":"p1@example.com"}"#);
+    world.run_until_caught_up(&[]);
+    std::fs::write(world.path("suppressed"), "p1@example.com\n").expect("written");
+    let setting = format!("suppress.file={}", world.path("suppressed").display());
+    let (told, _) = done(&replay(&world, &["--from", "1h"], &[&setting]));
+    assert_eq!((count(&told, "put into the queue"), count(&told, "filtered")), (2, 2), "{told}");
+    assert!(world.queued_by("replay").iter().all(|record| record.key.as_deref() != Some(b"p1@example.com")));
+}
+
+#[test]
+fn a_range_that_begins_before_1970_is_all_there_is_before_its_end() {
+    let world = World::new();
+    world.visits(0..4);
+    world.run_until_caught_up(&[]);
+    for (range, records) in [(&["--from", "60y"][..], 4), (&["--from", "1960-01-01", "--to", "1969-01-01"], 0)] {
+        let (told, _) = done(&replay(&world, &[range, &["--dry-run"]].concat(), &[]));
+        assert_eq!(count(&told, "records read"), records, "{told}");
+    }
+}
+
 /// Starts a slow replay and waits until some of it is in the queue.
 fn begun(world: &World, from: &str, more: usize) -> Child {
     let before = world.queued_by("replay").len();

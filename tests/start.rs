@@ -313,6 +313,17 @@ fn an_acl_that_is_missing_ends_the_service_and_is_named() {
         fails(world.command(&["topics", "resize", "--partitions", "9"], &[]), &[topic, "ask for an ACL", told]);
         acl(&kafka, &[&["--remove"][..], &denied].concat());
     }
+    // Of a bookmark that cannot be deleted a replay tells when it is done.
+    let replay = || world.command(&["replay", "--from", "2026-01-01", "--allow-redelivery"], &[]);
+    let bookmarks = format!("{}.replay.", world.prefix);
+    let allow = |operation: &str| {
+        let on = ["--operation", operation, "--group", &bookmarks, "--resource-pattern-type", "prefixed"];
+        acl(&kafka, &[&["--add", "--allow-principal", "User:ANONYMOUS"][..], &on].concat());
+    };
+    allow("Read");
+    fails(replay(), &["put into the queue", &bookmarks, "ask for the ACL DELETE on that group"]);
+    allow("Delete");
+    assert!(replay().output().expect("it runs").status.success());
     // Nothing was lost by any of it.
     world.run_until_caught_up(&[]);
     let mut contacts = world.accepted_days();

@@ -6,7 +6,7 @@ mod report;
 mod stream;
 
 use std::collections::HashSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,7 +15,7 @@ use clap::Args;
 use jiff::Timestamp;
 use rdkafka::message::OwnedHeaders;
 
-use super::feeder::{Count, Feeder, Judged, judge, summary};
+use super::feeder::{Count, Feeder, Judge, Judged, summary};
 use super::progress::Progress;
 use super::table::number;
 use super::{CommandError, STOPPED, SettingsArgs, Stopped, interruptible, load, start_logs};
@@ -35,7 +35,8 @@ use report::{Bad, Report};
     nat-destination backfill --config nat-destination.toml --rate 500 archive/*.gz\n  \
     zcat events.gz | nat-destination backfill --config nat-destination.toml --report bad.jsonl -\n\n\
     One Segment event a line, or a batch of them ({\"batch\":[…]}), judged by the rules of run; gzip and zstd are recognised by \
-    their first bytes. Bad lines go to the report with number and reason, and stop nothing.\n\n\
+    their first bytes. Bad lines go to the report with number and reason, and stop nothing. A file that is there and is no report \
+    of an earlier run is not overwritten.\n\n\
     Dedup holds here too: a contact-day that was delivered within dedup.retention is a duplicate; one that was delivered \
     before that is sent again. An Engage value is sent wherever it differs from the last one that Nat.app accepted, also if \
     the one in the file is older: --set engage=skip leaves Engage's events out.\n\n\
@@ -80,7 +81,8 @@ pub async fn run(args: BackfillArgs) -> Result<ExitCode, CommandError> {
     }
     let (dry_run, json) = (args.dry_run, args.json);
     let config = Arc::new(config);
-    let backfill = Backfill { config: Arc::clone(&config), args, now: Timestamp::now(), counts: Counts::default() };
+    let (judge, now) = (Arc::new(Judge::new(&config)?), Timestamp::now());
+    let backfill = Backfill { config: Arc::clone(&config), args, judge, now, counts: Counts::default() };
     let (counts, done) = interruptible(move |stopped| backfill.run(&sources, stopped)).await?;
     print!("{}", counts.shown(dry_run, json));
     if !done {
@@ -94,7 +96,7 @@ pub async fn run(args: BackfillArgs) -> Result<ExitCode, CommandError> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// All files, before anything is sent.
+/// All files, before anything is sent; and whether their reports can be written.
 fn find(args: &BackfillArgs) -> Result<Vec<Source>, CommandError> {
     let of =
         |path: &PathBuf| Source::find(path).map_err(|error| CommandError::Told(format!("{}: {error}", path.display())));
@@ -106,7 +108,31 @@ fn find(args: &BackfillArgs) -> Result<Vec<Source>, CommandError> {
         let told = format!("--report {}: that is one of the files to read, and would be overwritten", report.display());
         return Err(CommandError::Usage(told));
     }
+    let sources = without_reports(sources);
+    for source in &sources {
+        let path = args.report.clone().unwrap_or_else(|| source.report());
+        report::verify(&path).map_err(|error| unfit(&path, &error))?;
+    }
     Ok(sources)
+}
+
+fn unfit(report: &Path, error: &std::io::Error) -> CommandError {
+    let told = format!("{}: {error}", report.display());
+    match error.kind() {
+        std::io::ErrorKind::InvalidData => CommandError::Usage(told),
+        _ => CommandError::Told(told),
+    }
+}
+
+/// A pattern such as `*.jsonl` matches what an earlier run has reported, too.
+fn without_reports(sources: Vec<Source>) -> Vec<Source> {
+    let reports: Vec<PathBuf> = sources.iter().map(Source::report).collect();
+    let is_report = |source: &Source| reports.iter().any(|report| source.is(report) && report::is_one(report));
+    let (reports, sources): (Vec<_>, Vec<_>) = sources.into_iter().partition(is_report);
+    for report in reports {
+        eprintln!("{}: passed over: it is the report of another of these files", report.shown());
+    }
+    sources
 }
 
 /// A dry run needs the rules only; anything else, a queue.
@@ -162,6 +188,7 @@ impl Counts {
 struct Backfill {
     config: Arc<Config>,
     args: BackfillArgs,
+    judge: Arc<Judge>,
     now: Timestamp,
     counts: Counts,
 }
@@ -253,7 +280,10 @@ impl Backfill {
             reading.line += 1;
             match read {
                 Line::End => break,
-                _ if reading.line < reading.begin => continue,
+                _ if reading.line < reading.begin => {
+                    progress();
+                    continue;
+                }
                 Line::TooLong => self.bad(reading, reading.line, None, Reason::Invalid(Invalid::TooLarge))?,
                 Line::Whole => self.take(reading, &line)?,
             }
@@ -269,8 +299,8 @@ impl Backfill {
         if line.trim_ascii().is_empty() {
             return Ok(());
         }
-        let (config, now) = (Arc::clone(&self.config), self.now);
-        judge(&config.rules, Some(line), now, |judged| match &judged.outcome {
+        let judge = Arc::clone(&self.judge);
+        judge.each(Some(line), |judged| match &judged.outcome {
             Outcome::Identify(_) => self.identify(reading, &judged),
             Outcome::Filtered(_) => {
                 self.counts.filtered += 1;

@@ -88,32 +88,37 @@ fn explain_events(args: &ExplainArgs) -> Result<ExitCode, CommandError> {
     let config = Config::load_offline(&args.settings.sources()).map_err(CommandError::Settings)?;
     let list = config.suppress_file.as_deref().map(SuppressList::read).transpose().map_err(CommandError::told)?;
     let tester = Tester { rules: config.rules, list: list.unwrap_or_default() };
-    let input: Box<dyn Read> = match &args.file {
-        Some(path) if path.as_os_str() != "-" => {
-            let file = std::fs::File::open(path)
-                .map_err(|error| CommandError::Told(format!("{}: {error}", path.display())))?;
+    let file = args.file.as_deref().filter(|path| path.as_os_str() != "-");
+    let name = file.map_or_else(|| "standard input".to_owned(), |path| path.display().to_string());
+    let input: Box<dyn Read> = match file {
+        Some(path) => {
+            let file = std::fs::File::open(path).map_err(|error| CommandError::Told(format!("{name}: {error}")))?;
             Box::new(file)
         }
-        _ => Box::new(std::io::stdin()),
+        None => Box::new(std::io::stdin()),
     };
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
     for (number, line) in BufReader::new(input).split(b'\n').enumerate() {
-        let line = line.map_err(|error| CommandError::Told(format!("line {}: {error}", number + 1)))?;
+        let line = line.map_err(|error| CommandError::Told(format!("{name}: line {}: {error}", number + 1)))?;
         let fate = tester.fate_of(&line, Timestamp::now());
         let written = if args.json {
             serde_json::to_writer(&mut out, &fate).map_err(std::io::Error::from).and_then(|()| writeln!(out))
         } else {
             write_words(&mut out, number + 1, &fate)
         };
-        match written {
-            Ok(()) => {}
-            // Whoever read has read enough: `explain | head`.
-            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => return Ok(ExitCode::SUCCESS),
-            Err(error) => return Err(CommandError::told(error)),
+        if written.is_err() {
+            return ended(written);
         }
     }
-    out.flush().map_err(CommandError::told)?;
-    Ok(ExitCode::SUCCESS)
+    ended(out.flush())
+}
+
+/// Whoever reads may have read enough: `explain | head`.
+fn ended(written: std::io::Result<()>) -> Result<ExitCode, CommandError> {
+    match written {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(CommandError::told(error)),
+        _ => Ok(ExitCode::SUCCESS),
+    }
 }
 
 fn write_words(out: &mut impl Write, number: usize, fate: &Fate) -> std::io::Result<()> {

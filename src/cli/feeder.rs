@@ -15,6 +15,7 @@ use crate::kafka::{Bookmark, KafkaProblem, TopicPartition};
 use crate::poison::contained;
 use crate::segment::{self, Invalid, Outcome, Reading, Rules};
 use crate::stage::Ledger;
+use crate::suppress::SuppressList;
 
 /// How often the bookmark is saved: what came after it is sent again when a tool was killed, and is a duplicate.
 const SAVE_EVERY: Duration = Duration::from_secs(1);
@@ -47,24 +48,42 @@ pub struct Judged<'a> {
     pub outcome: Outcome<'a>,
 }
 
-/// Takes a record or a line apart, as ingest does, and hands each event to `take`.
-///
-/// # Errors
-/// What `take` says.
-pub fn judge(
-    rules: &Rules,
-    value: Option<&[u8]>,
+/// What ingest goes by, as it is at the start.
+pub struct Judge {
+    rules: Rules,
+    list: SuppressList,
     now: Timestamp,
-    mut take: impl FnMut(Judged<'_>) -> Result<(), CommandError>,
-) -> Result<(), CommandError> {
-    let poison = || Outcome::Invalid { reason: Invalid::Poison, email: None };
-    match contained(|| segment::read(rules, value, now)) {
-        Ok(Reading::One { event, outcome }) => take(Judged { item: None, event: event.into(), outcome }),
-        Ok(Reading::Batch(items)) => items.iter().enumerate().try_for_each(|(number, item)| {
-            let outcome = contained(|| segment::classify(rules, item, now)).unwrap_or_else(|_| poison());
-            take(Judged { item: Some(number), event: Cow::Borrowed(item), outcome })
-        }),
-        Err(_) => take(Judged { item: None, event: value.unwrap_or_default().into(), outcome: poison() }),
+}
+
+impl Judge {
+    /// # Errors
+    /// When the suppression list cannot be read.
+    pub fn new(config: &Config) -> Result<Judge, CommandError> {
+        let list = config.suppress_file.as_deref().map(SuppressList::read).transpose().map_err(CommandError::told)?;
+        Ok(Judge { rules: config.rules.clone(), list: list.unwrap_or_default(), now: Timestamp::now() })
+    }
+
+    /// Takes a record or a line apart, as ingest does, and hands each event to `take`.
+    ///
+    /// # Errors
+    /// What `take` says.
+    pub fn each(
+        &self,
+        value: Option<&[u8]>,
+        mut take: impl FnMut(Judged<'_>) -> Result<(), CommandError>,
+    ) -> Result<(), CommandError> {
+        let Judge { rules, list, now } = self;
+        let poison = || Outcome::Invalid { reason: Invalid::Poison, email: None };
+        match contained(|| segment::read(rules, value, *now)) {
+            Ok(Reading::One { event, outcome }) => {
+                take(Judged { item: None, event: event.into(), outcome: list.honoured(outcome) })
+            }
+            Ok(Reading::Batch(items)) => items.iter().enumerate().try_for_each(|(number, item)| {
+                let outcome = contained(|| segment::classify(rules, item, *now)).unwrap_or_else(|_| poison());
+                take(Judged { item: Some(number), event: Cow::Borrowed(item), outcome: list.honoured(outcome) })
+            }),
+            Err(_) => take(Judged { item: None, event: value.unwrap_or_default().into(), outcome: poison() }),
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use clap::Args;
 use jiff::Timestamp;
 use rdkafka::message::{Message, OwnedHeaders, OwnedMessage};
 
-use super::feeder::{Count, Feeder, Judged, judge, summary};
+use super::feeder::{Count, Feeder, Judge, Judged, summary};
 use super::progress::Progress;
 use super::table::number;
 use super::time::{instant, shown};
@@ -32,11 +32,12 @@ use plan::Plan;
     nat-destination replay --config nat-destination.toml --from 2026-11-01T08:00Z --topic segment-events\n\n\
     What was delivered is a duplicate and is not sent again, for as long as dedup.retention remembers it. A record that is older \
     than that could be sent again: with it in the range the replay tells how many contact-days that are, and wants \
-    --allow-redelivery. Of Engage's events those are left out that are older than the value that Nat.app has; where that was \
+    --allow-redelivery; what becomes older while it runs is left out. Of Engage's events those are left out that are older than the value that Nat.app has; where that was \
     forgotten, an old value may overwrite a newer one. What was a dead letter stays one: \
     dead-letters redrive sends those.\n\n\
-    Stopped by Ctrl-C or killed, the same command goes on where it was. Times are those of the records; times such as 3d are \
-    another range at every start, hence a stopped replay tells the command that goes on.")]
+    Stopped by Ctrl-C or killed, the same command goes on where it was. Times are those of the records, and a \
+    partition's range ends at its first record of --to or later, also where a clock that is ahead has stamped it. Times such as 3d \
+    are another range at every start, hence a stopped replay tells the command that goes on.")]
 pub struct ReplayArgs {
     #[command(flatten)]
     settings: SettingsArgs,
@@ -81,7 +82,7 @@ pub async fn run(mut args: ReplayArgs) -> Result<ExitCode, CommandError> {
     plan.remarks().iter().for_each(|remark| eprintln!("{remark}"));
     let (group, config) = (plan.group.clone(), Arc::new(config));
     let (args, of) = (Arc::new(args), Arc::clone(&config));
-    let replay = Replay::new(of, Arc::clone(&args), plan);
+    let replay = Replay::new(of, Arc::clone(&args), plan)?;
     let (counts, done) = interruptible(move |stopped| replay.run(stopped)).await?;
     print!("{}", counts.shown(&args));
     if !done {
@@ -159,9 +160,7 @@ struct Replay {
     config: Arc<Config>,
     args: Arc<ReplayArgs>,
     plan: Plan,
-    /// Records before this are older than the retention. Unix milliseconds.
-    horizon: i64,
-    now: Timestamp,
+    judge: Judge,
     /// Of the range's events, those that the dead-letter topic holds.
     dead_letters: HashSet<Spot>,
     /// When Nat.app accepted the Engage value that it has, Unix milliseconds.
@@ -169,18 +168,16 @@ struct Replay {
 }
 
 impl Replay {
-    fn new(config: Arc<Config>, args: Arc<ReplayArgs>, plan: Plan) -> Replay {
-        let now = Timestamp::now();
-        let retention = i64::try_from(config.dedup_retention.as_millis()).unwrap_or(i64::MAX);
-        let horizon = now.as_millisecond().saturating_sub(retention);
-        Replay { config, args, plan, horizon, now, dead_letters: HashSet::new(), engage: HashMap::new() }
+    fn new(config: Arc<Config>, args: Arc<ReplayArgs>, plan: Plan) -> Result<Replay, CommandError> {
+        let judge = Judge::new(&config)?;
+        Ok(Replay { config, args, plan, judge, dead_letters: HashSet::new(), engage: HashMap::new() })
     }
 
     /// What was counted, and whether all of it is done.
     fn run(mut self, stopped: &Stopped) -> Result<(Counts, bool), CommandError> {
         self.find_dead_letters(stopped)?;
         self.find_engage_values(stopped)?;
-        if self.args.dry_run || self.args.from.as_millisecond() < self.horizon {
+        if self.args.dry_run || self.args.from.as_millisecond() < self.horizon() {
             let counts = self.survey(stopped)?;
             if self.args.dry_run || stopped.is_so() {
                 return Ok((counts, !stopped.is_so()));
@@ -280,7 +277,7 @@ impl Replay {
             eprintln!("{told}. --allow-redelivery: so be it");
             return Ok(());
         }
-        let from = shown(self.horizon);
+        let from = shown(self.horizon());
         Err(CommandError::Told(format!(
             "{told}. Nothing was sent. Add --allow-redelivery to send them all the same, or begin later: --from {from}"
         )))
@@ -288,6 +285,7 @@ impl Replay {
 
     fn feed(&self, stopped: &Stopped) -> Result<Counts, CommandError> {
         let mut counts = Counts::default();
+        self.plan.keep(&self.config).map_err(CommandError::told)?;
         let bookmark = Bookmark::new(&self.config, &self.plan.group).map_err(CommandError::told)?;
         let begins = self.plan.ranges.iter().map(|range| (range.place.clone(), range.begin));
         let feeder = Feeder::new(&self.config, self.args.rate, Some(bookmark), begins);
@@ -341,7 +339,7 @@ impl Replay {
     ) -> Result<(), CommandError> {
         counts.records += 1;
         let is_dead = |item| self.dead_letters.contains(&(range, record.offset(), item));
-        judge(&self.config.rules, record.payload(), self.now, |judged| {
+        self.judge.each(record.payload(), |judged| {
             match &judged.outcome {
                 Outcome::Filtered(_) => counts.filtered += 1,
                 // Of a batch that is one as a whole, every item.
@@ -354,9 +352,15 @@ impl Replay {
         })
     }
 
-    /// Whether what was delivered of it may have been forgotten.
+    /// Whether what was delivered of it may have been forgotten. A slow replay may have come to it too late.
     fn is_forgettable(&self, record: &OwnedMessage) -> bool {
-        record.timestamp().to_millis().unwrap_or_default() < self.horizon
+        record.timestamp().to_millis().unwrap_or_default() < self.horizon()
+    }
+
+    /// Records before this are older than the retention. Unix milliseconds.
+    fn horizon(&self) -> i64 {
+        let retention = i64::try_from(self.config.dedup_retention.as_millis()).unwrap_or(i64::MAX);
+        Timestamp::now().as_millisecond().saturating_sub(retention)
     }
 }
 

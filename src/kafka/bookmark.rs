@@ -96,6 +96,9 @@ impl Bookmark {
             let refused = results.map_err(failed)?.into_iter().find_map(|result| result.err().map(|(_, code)| code));
             match refused.map(KafkaError::AdminOp) {
                 None | Some(KafkaError::AdminOp(RDKafkaErrorCode::GroupIdNotFound)) => return Ok(()),
+                Some(KafkaError::AdminOp(RDKafkaErrorCode::GroupAuthorizationFailed)) => {
+                    return Err(KafkaProblem::Stopped(undeletable(group)));
+                }
                 Some(error) if is_passing(&error) && Instant::now() < deadline => tokio::time::sleep(A_MOMENT).await,
                 Some(error) => return Err(failed(error)),
             }
@@ -106,6 +109,13 @@ impl Bookmark {
         let what = format!("the bookmark of group {:?} cannot be {done}", self.group);
         KafkaProblem::Failed { what, error }
     }
+}
+
+fn undeletable(group: &str) -> String {
+    format!(
+        "the bookmark of group {group:?} cannot be removed: ask for the ACL DELETE on that group and run the same command again, \
+         which until then would go on from the bookmark"
+    )
 }
 
 fn is_passing(error: &KafkaError) -> bool {

@@ -214,10 +214,12 @@ async fn offsets_at(
     time: Timestamp,
 ) -> Result<Vec<Option<i64>>, KafkaProblem> {
     let timeout = config.kafka.timeout;
+    // Before 1970 there is nothing; librdkafka takes less than 0 for something else.
+    let time = time.as_millisecond().max(0);
     with_client(config, places, move |client, places| {
         let mut list = TopicPartitionList::new();
         for (topic, partition) in &places {
-            list.add_partition_offset(topic, *partition, Offset::Offset(time.as_millisecond()))?;
+            list.add_partition_offset(topic, *partition, Offset::Offset(time))?;
         }
         let found = client.offsets_for_times(list, timeout)?;
         let offset = |(topic, partition): &TopicPartition| match found.find_partition(topic, *partition)?.offset() {

@@ -18,6 +18,8 @@ const LONGEST: usize = 64 << 20;
 const BEGINNING: u64 = 64 << 10;
 const GZIP: &[u8] = &[0x1f, 0x8b];
 const ZSTD: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
+/// Behind a first byte of 0x50 to 0x5f: a frame to be skipped, with which `pzstd` begins.
+const ZSTD_SKIPPED: &[u8] = &[0x2a, 0x4d, 0x18];
 
 /// A file that is there and can be read, or standard input.
 #[derive(Debug)]
@@ -92,12 +94,13 @@ impl Source {
     pub fn open(&self, passed: Arc<AtomicU64>, stopped: &Stopped) -> io::Result<Lines> {
         let raw: Box<dyn Read> = match self.is_stream() {
             true => Box::new(Stream::open((!self.is_stdin()).then(|| self.path.clone()), stopped.clone())?),
-            false => Box::new(File::open(&self.path)?),
+            // What is written into it from now on is another file's: it is known by its length.
+            false => Box::new(File::open(&self.path)?.take(self.length)),
         };
         let mut counted = Counted { raw, passed };
         let mut magic = Vec::new();
         counted.by_ref().take(ZSTD.len() as u64).read_to_end(&mut magic)?;
-        let (gzip, zstd) = (magic.starts_with(GZIP), magic.starts_with(ZSTD));
+        let (gzip, zstd) = (magic.starts_with(GZIP), is_zstd(&magic));
         let whole = BufReader::with_capacity(128 << 10, Cursor::new(magic).chain(counted));
         Ok(Lines {
             reader: match (gzip, zstd) {
@@ -108,6 +111,10 @@ impl Source {
             longest: LONGEST,
         })
     }
+}
+
+fn is_zstd(magic: &[u8]) -> bool {
+    magic.starts_with(ZSTD) || matches!(magic, [0x50..=0x5f, rest @ ..] if rest.starts_with(ZSTD_SKIPPED))
 }
 
 struct Counted {
@@ -197,5 +204,20 @@ mod tests {
     fn a_line_too_long_is_passed_over_whole() {
         assert_eq!(lines_of(b"one\ntwo, which is longer than it may be\nthree"), ["one", "(too long)", "three"]);
         assert_eq!(lines_of(b"one, which is longer than it may be"), ["(too long)"]);
+    }
+
+    #[test]
+    fn a_file_that_grows_ends_where_it_ended_when_it_was_found() {
+        let path = std::env::temp_dir().join(format!("nat-destination-growing-{}", std::process::id()));
+        std::fs::write(&path, "one\ntwo\n").expect("written");
+        let source = Source::find(&path).expect("it is there");
+        std::fs::write(&path, "one\ntwo\nthree\n").expect("written");
+        let passed = Arc::new(AtomicU64::new(0));
+        let mut lines = source.open(Arc::clone(&passed), &Stopped::default()).expect("opened");
+        let mut line = Vec::new();
+        let count =
+            std::iter::from_fn(|| Some(lines.next(&mut line).expect("read"))).take_while(|line| *line != Line::End);
+        assert_eq!((count.count() as u64, passed.load(Ordering::Relaxed)), (2, source.length));
+        std::fs::remove_file(path).expect("removed");
     }
 }

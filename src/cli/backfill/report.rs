@@ -3,9 +3,12 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+
+/// Of every line, since `file` comes first.
+const BEGINNING: &[u8] = br#"{"file":""#;
 
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Bad {
@@ -32,19 +35,14 @@ impl Report {
     /// reported again; what it has reported before, and of other files, stays.
     ///
     /// # Errors
-    /// When an earlier report cannot be read or written.
+    /// When what is there is no report, or cannot be read or written.
     pub fn of(path: PathBuf, file: &str, from_line: i64) -> io::Result<Report> {
-        match std::fs::read_to_string(&path) {
-            Ok(earlier) => {
-                let stays = |line: &&str| match serde_json::from_str::<Bad>(line) {
-                    Ok(bad) => bad.file != file || bad.line < from_line,
-                    Err(_) => false, // Cut off by a crash.
-                };
-                let kept: String = earlier.lines().filter(stays).map(|line| format!("{line}\n")).collect();
-                if kept.is_empty() { std::fs::remove_file(&path)? } else { std::fs::write(&path, kept)? }
+        if let Some(earlier) = Earlier::read(&path)? {
+            let stays = |(_, bad): &&(String, Bad)| bad.file != file || bad.line < from_line;
+            let kept: String = earlier.lines.iter().filter(stays).map(|(line, _)| format!("{line}\n")).collect();
+            if kept.len() < earlier.length {
+                replace(&path, &kept)?;
             }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
         }
         Ok(Report { path, out: None, written: 0 })
     }
@@ -68,5 +66,89 @@ impl Report {
     /// When it cannot be written.
     pub fn flush(&mut self) -> io::Result<()> {
         self.out.as_mut().map_or(Ok(()), BufWriter::flush)
+    }
+}
+
+/// What an earlier run has reported.
+struct Earlier {
+    /// As they stand there.
+    lines: Vec<(String, Bad)>,
+    length: usize,
+}
+
+impl Earlier {
+    /// `None`: there is nothing, or no file (`/dev/null`) that could be read and written anew.
+    fn read(path: &Path) -> io::Result<Option<Earlier>> {
+        match std::fs::metadata(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+            Ok(metadata) if !metadata.is_file() => return Ok(None),
+            Ok(_) => {}
+        }
+        let bytes = std::fs::read(path)?;
+        let lines = lines(&bytes).ok_or_else(|| {
+            let other = "it is there already and is no report of an earlier run: name another with --report FILE";
+            io::Error::new(io::ErrorKind::InvalidData, other)
+        })?;
+        Ok(Some(Earlier { lines, length: bytes.len() }))
+    }
+}
+
+/// The lines of a report, without a last one that a crash has cut off; `None`: it is something else.
+fn lines(report: &[u8]) -> Option<Vec<(String, Bad)>> {
+    let mut lines: Vec<&[u8]> = report.split(|byte| *byte == b'\n').collect();
+    let cut = lines.pop().unwrap_or_default();
+    let may_be_cut = cut.starts_with(BEGINNING) || BEGINNING.starts_with(cut);
+    let read = |line: &&[u8]| {
+        let line = std::str::from_utf8(line).ok()?;
+        Some((line.to_owned(), serde_json::from_str(line).ok()?))
+    };
+    lines.iter().map(read).collect::<Option<_>>().filter(|_| may_be_cut)
+}
+
+/// By a rename, so that a crash leaves one of the two.
+fn replace(path: &Path, text: &str) -> io::Result<()> {
+    let path = path.canonicalize()?; // A link stays one.
+    if text.is_empty() {
+        return std::fs::remove_file(path);
+    }
+    let mut beside = path.clone().into_os_string();
+    beside.push(".new");
+    std::fs::write(&beside, text)?;
+    std::fs::rename(beside, path)
+}
+
+/// Looks whether a report can go there, before anything is sent.
+///
+/// # Errors
+/// As `Report::of`.
+pub fn verify(path: &Path) -> io::Result<()> {
+    Earlier::read(path).map(drop)
+}
+
+/// Whether an earlier run has written it.
+pub fn is_one(path: &Path) -> bool {
+    Earlier::read(path).is_ok_and(|earlier| earlier.is_some())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_is_lines_of_its_own_and_at_most_the_last_is_cut() {
+        let bad = Bad { file: "a".into(), line: 1, item: None, reason: "r".into(), because: "b".into() };
+        let line = serde_json::to_string(&bad).expect("JSON");
+        let count = |text: &str| lines(text.as_bytes()).map(|lines| lines.len());
+        let end = line.len();
+        for cut in [0, 1, 8, 12, end] {
+            assert_eq!(count(&format!("{line}\n{line}\n{}", &line[..cut])), Some(2), "{cut}");
+        }
+        let event = r#"{"type":"identify"}"#;
+        for other in [event, &format!("{event}\n"), &format!("{line}\n{event}\n"), "\n", &format!("{line}\n\n{line}\n")]
+        {
+            assert_eq!(count(other), None, "{other}");
+        }
+        assert_eq!(count(""), Some(0));
     }
 }

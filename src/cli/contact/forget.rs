@@ -2,7 +2,7 @@
 //! person is told.
 
 use std::process::ExitCode;
-use std::sync::mpsc::channel;
+use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -11,14 +11,14 @@ use serde_json::json;
 
 use super::email;
 use super::known::{Delivery, Known, What};
-use super::tell::{self, unattributed};
+use super::tell::{self, untold};
 use crate::cli::progress::Progress;
 use crate::cli::time::shown;
 use crate::cli::{CommandError, STOPPED, SettingsArgs, Stopped, interruptible, load, start_logs};
 use crate::config::{Config, Log};
 use crate::kafka::{self, Ack, AckingProducer, KafkaProblem, OutgoingRecord, TopicPartition, producer_config};
 
-/// How long the brokers may take for the tombstones.
+/// How long the brokers may take for the next tombstone.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How often it is looked whether to stop.
 const MOMENT: Duration = Duration::from_millis(100);
@@ -57,13 +57,15 @@ pub async fn run(args: ForgetArgs) -> Result<ExitCode, CommandError> {
     };
     if !args.dry_run {
         let places = kafka::partitions(&config, &config.topics.delivered).await.map_err(CommandError::told)?;
-        let (config, entries) = (config.clone(), known.deliveries.clone());
-        let write = move |stopped: &Stopped| write_tombstones(&config, &places, &entries, stopped);
+        let (of, entries) = (config.clone(), known.deliveries.clone());
+        let write = move |stopped: &Stopped| write_tombstones(&of, &places, &entries, stopped);
         let written = interruptible(move |stopped| write(stopped).map_err(CommandError::told)).await?;
         if !written {
             eprintln!("stopped: entries of this contact may be forgotten or not; run it again to forget all");
             return Ok(ExitCode::from(STOPPED));
         }
+        // One that has begun since may have read the entries before, and would carry them on.
+        kafka::verify_keying(&config).await.map_err(CommandError::told)?;
     }
     match args.json {
         true => println!("{}", json!({ "forgotten": !args.dry_run, "known": tell::json(&known) })),
@@ -81,35 +83,63 @@ fn write_tombstones(
     stopped: &Stopped,
 ) -> Result<bool, KafkaProblem> {
     let (sender, acks) = channel();
-    let on_ack = move |ack: Ack<()>| drop(sender.send(ack.result));
-    let producer = AckingProducer::new(&producer_config(config), Box::new(on_ack))?;
+    let producer = AckingProducer::new(&producer_config(config), Box::new(move |ack| drop(sender.send(ack))))?;
     let topic = config.topics.delivered.as_str();
-    let problem = |cause: String| {
-        let problem = format!("not all entries could be forgotten: {cause}. Run it again");
-        KafkaProblem::Topic { topic: topic.into(), problem }
-    };
-    let tombstones = || places.iter().flat_map(|(_, partition)| entries.iter().map(move |entry| (*partition, entry)));
-    for (partition, entry) in tombstones() {
-        let key = &entry.delivered.key.key.0;
-        let (partition, headers) = (Some(partition), OwnedHeaders::new());
-        let record = OutgoingRecord { topic, partition, key: Some(key), value: None, headers };
-        producer.send(record, ()).map_err(|refused| problem(refused.error.to_string()))?;
-    }
-    let mut progress = Progress::new("forgetting", "tombstones", (places.len() * entries.len()) as u64);
-    let (mut written, began) = (0, Instant::now());
-    while written < places.len() * entries.len() {
-        match acks.recv_timeout(MOMENT) {
-            Ok(ack) => ack.map_err(|failure| problem(failure.to_string()))?,
-            Err(_) if stopped.is_so() => return Ok(false),
-            Err(_) if began.elapsed() > PATIENCE => return Err(problem("the brokers do not answer".into())),
-            Err(_) => {
-                progress.at(written as u64);
-                continue;
+    let total = places.len() * entries.len();
+    let progress = Progress::new("forgetting", "tombstones", total as u64);
+    let mut written = Written { topic, acks, progress, count: 0, last_sign: Instant::now() };
+    let tombstones = places.iter().flat_map(|(_, partition)| entries.iter().map(move |entry| (*partition, entry)));
+    for (partition, entry) in tombstones {
+        let key = Some(entry.delivered.key.key.0.as_slice());
+        loop {
+            let headers = OwnedHeaders::new();
+            match producer.send(OutgoingRecord { topic, partition: Some(partition), key, value: None, headers }, ()) {
+                Ok(()) => break,
+                Err(refused) if !refused.queue_full() => return Err(written.problem(&refused.error)),
+                // They are more than the client holds at a time.
+                Err(_) if stopped.is_so() => return Ok(false),
+                Err(_) => written.wait()?,
             }
-        };
-        written += 1;
+        }
+    }
+    while written.count < total {
+        if stopped.is_so() {
+            return Ok(false);
+        }
+        written.wait()?;
     }
     Ok(true)
+}
+
+/// What the brokers have taken.
+struct Written<'a> {
+    topic: &'a str,
+    acks: Receiver<Ack<()>>,
+    progress: Progress,
+    count: usize,
+    last_sign: Instant,
+}
+
+impl Written<'_> {
+    /// For the next one, or a moment.
+    fn wait(&mut self) -> Result<(), KafkaProblem> {
+        match self.acks.recv_timeout(MOMENT) {
+            Ok(ack) => {
+                ack.result.map_err(|failure| self.problem(&failure))?;
+                self.count += 1;
+                self.last_sign = Instant::now();
+            }
+            Err(_) if self.last_sign.elapsed() > PATIENCE => return Err(self.problem(&"the brokers do not answer")),
+            Err(_) => {}
+        }
+        self.progress.at(self.count as u64);
+        Ok(())
+    }
+
+    fn problem(&self, cause: &dyn std::fmt::Display) -> KafkaProblem {
+        let problem = format!("not all entries could be forgotten: {cause}. Run it again");
+        KafkaProblem::Topic { topic: self.topic.into(), problem }
+    }
 }
 
 fn told(config: &Config, known: &Known, dry_run: bool) -> String {
@@ -128,7 +158,7 @@ fn told(config: &Config, known: &Known, dry_run: bool) -> String {
             What::Engage { key, .. } => format!("  the value of {key} (Engage), delivered {at}\n"),
         };
     }
-    text += &unattributed(known);
+    text += &untold(known);
     if count > 0 && !dry_run {
         text += &format!(
             "\nInstances that run have them in memory: they count until the instance that has partition {partition} has been \

@@ -32,6 +32,8 @@ pub struct Known {
     pub letters: Vec<Letter>,
     /// Engage entries of the partition whose queue record has gone, so that nobody can tell whose they are.
     pub unattributed: u64,
+    /// Records of the delivered partition that a newer version wrote, or another tool: they may be this contact's.
+    pub unreadable: u64,
 }
 
 /// A record of the queue.
@@ -95,8 +97,13 @@ struct Ranges {
 
 impl Known {
     /// Reads it all; `None` if told to stop. `engage`: keys that no event tells of any more.
+    ///
+    /// # Errors
+    /// When a resize is under way or partitions were added by hand, so that the contact's entries may be in others; and when
+    /// the brokers do not answer.
     pub async fn gather(config: &Config, email: &str, engage: &[String]) -> Result<Option<Known>, CommandError> {
         let list = config.suppress_file.as_deref().map(SuppressList::read).transpose().map_err(CommandError::told)?;
+        kafka::verify_keying(config).await.map_err(CommandError::told)?;
         let ranges = ranges(config, email).await.map_err(CommandError::told)?;
         let (config, email, engage) = (config.clone(), email.to_owned(), engage.to_owned());
         interruptible(move |stopped| {
@@ -160,6 +167,7 @@ struct Changes {
     tried: HashMap<i64, Tried>,
     /// Engage entries of records that the queue holds no more.
     orphans: HashSet<Key>,
+    unreadable: u64,
 }
 
 impl Reading<'_> {
@@ -203,6 +211,7 @@ impl Reading<'_> {
             deliveries,
             letters,
             unattributed: changes.orphans.len() as u64,
+            unreadable: changes.unreadable,
         }))
     }
 
@@ -217,6 +226,8 @@ impl Reading<'_> {
         for letter in &mut letters {
             letter.redriven = redriven.at(Place { partition: letter.partition, offset: letter.offset });
         }
+        // They were read one partition after the other.
+        letters.sort_by_key(|letter| (letter.at, letter.partition, letter.offset));
         Ok((letters, all))
     }
 
@@ -304,7 +315,7 @@ impl Changes {
                 }
             }
             Some(Ok(Change::Tried(tried))) => drop(self.tried.insert(tried.queue_offset, tried)),
-            Some(Err(_)) => {}
+            Some(Err(_)) => self.unreadable += 1,
             None => {
                 if let Ok(key) = key.try_into().map(Key) {
                     self.delivered.remove(&key);
@@ -377,6 +388,7 @@ mod tests {
         assert_eq!(after(record(other, None)), (1, 0));
         assert_eq!(after(record(vip, None)), (0, 0));
         assert_eq!(after(record(vip, Some(b"newer".to_vec()))), (0, 0));
+        assert_eq!(changes.unreadable, 1);
     }
 
     #[test]

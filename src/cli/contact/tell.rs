@@ -58,18 +58,26 @@ fn remarks(known: &Known) -> String {
         text += "Nothing is known of this contact. What was filtered, and what the topics have deleted since, leaves no \
                  trace; what is in the source topics and not in the queue yet is not looked at.\n";
     }
-    text + &unattributed(known)
+    text + &untold(known)
 }
 
 /// What cannot be told, and how it could be.
-pub fn unattributed(known: &Known) -> String {
-    match known.unattributed {
+pub fn untold(known: &Known) -> String {
+    let unattributed = match known.unattributed {
         0 => String::new(),
         count => format!(
             "{count} Engage entries of this partition came from records that the queue holds no more: whose they are cannot be \
              told from their hashes. Name the audience or trait to look for it: --engage KEY.\n"
         ),
-    }
+    };
+    let unreadable = match known.unreadable {
+        0 => String::new(),
+        count => format!(
+            "{count} records of this partition of what was delivered are a newer version's, or another tool's, and were passed \
+             over: some may be this contact's. Ask with the newest version that has run here.\n"
+        ),
+    };
+    unattributed + &unreadable
 }
 
 fn visits(known: &Known) -> Vec<Vec<String>> {
@@ -172,6 +180,7 @@ pub fn json(known: &Known) -> Value {
         "dead_letters": known.letters.iter().map(letter_json).collect::<Vec<_>>(),
         "settled_otherwise": known.in_state(&[State::Settled]).count(),
         "engage_entries_of_nobody_known": known.unattributed,
+        "unreadable": known.unreadable,
     })
 }
 

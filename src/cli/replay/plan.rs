@@ -46,13 +46,27 @@ impl Plan {
                 (ranges, Timestamp::now().as_millisecond(), left)
             }
         };
-        if !goes_on && !args.dry_run {
-            save(config, &group, &ranges, start).await?;
-        }
         let whole = async |topic: &str| kafka::whole(config, topic).await.map_err(CommandError::told);
         let (dead_letters, delivered) =
             (whole(&config.topics.dead_letter).await?, whole(&config.topics.delivered).await?);
         Ok(Plan { group, ranges, goes_on, left_to_ingest, start, dead_letters, delivered })
+    }
+
+    /// Keeps begins, ends and start, so that a second run knows them. When it begins to feed and not before: one that was
+    /// refused is to leave nothing. Blocking.
+    ///
+    /// # Errors
+    /// When the brokers do not take it.
+    pub fn keep(&self, config: &Config) -> Result<(), KafkaProblem> {
+        if self.goes_on {
+            return Ok(());
+        }
+        let of =
+            |offset: fn(&Range) -> i64| self.ranges.iter().map(|range| (range.place.clone(), offset(range))).collect();
+        let (begins, mut ends): (BTreeMap<_, _>, BTreeMap<_, _>) = (of(|range| range.begin), of(|range| range.end));
+        ends.insert(start_place(config), self.start);
+        Bookmark::new(config, &end_group(&self.group))?.save(&ends)?;
+        Bookmark::new(config, &self.group)?.save(&begins)
     }
 
     /// Offsets, which may be more than there are records.
@@ -149,33 +163,15 @@ async fn saved(
     Ok(Some((ends.into_iter().map(range).collect(), start)))
 }
 
-/// Keeps begins, ends and start, so that a second run knows them.
-async fn save(config: &Config, group: &str, ranges: &[Range], start: i64) -> Result<(), CommandError> {
-    let of = |offset: fn(&Range) -> i64| ranges.iter().map(|range| (range.place.clone(), offset(range))).collect();
-    let (begins, mut ends): (BTreeMap<_, _>, BTreeMap<_, _>) = (of(|range| range.begin), of(|range| range.end));
-    ends.insert(start_place(config), start);
-    at_bookmark(config, &end_group(group), move |bookmark| bookmark.save(&ends)).await?;
-    at_bookmark(config, group, move |bookmark| bookmark.save(&begins)).await
-}
-
+/// Asks a bookmark on a thread that may block.
 async fn load(
     config: &Config,
     group: &str,
     places: &[TopicPartition],
 ) -> Result<BTreeMap<TopicPartition, i64>, CommandError> {
-    let places = places.to_vec();
-    at_bookmark(config, group, move |bookmark| bookmark.load(&places)).await
-}
-
-/// Asks a bookmark on a thread that may block.
-async fn at_bookmark<T: Send + 'static>(
-    config: &Config,
-    group: &str,
-    ask: impl FnOnce(&Bookmark) -> Result<T, KafkaProblem> + Send + 'static,
-) -> Result<T, CommandError> {
-    let (config, group) = (config.clone(), group.to_owned());
-    let asked = tokio::task::spawn_blocking(move || ask(&Bookmark::new(&config, &group)?)).await;
-    asked.map_err(CommandError::told)?.map_err(CommandError::told)
+    let (config, group, places) = (config.clone(), group.to_owned(), places.to_vec());
+    let load = move || Bookmark::new(&config, &group)?.load(&places);
+    tokio::task::spawn_blocking(load).await.map_err(CommandError::told)?.map_err(CommandError::told)
 }
 
 /// Forgets how far it has got: it is done, or is to begin again.
