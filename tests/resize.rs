@@ -154,7 +154,7 @@ fn partitions_added_by_hand_are_refused_with_the_way_out() {
     add_by_hand(&world, &queue, 5);
     let way_out = "nat-destination topics resize --partitions 5";
     let parts = [queue.as_str(), "it has 5 partitions, but was made with 3", way_out];
-    for command in [&["run"][..], &["check"], &["topics", "verify"], &["topics", "create"]] {
+    for command in [&["run"][..], &["check"], &["topics", "verify"], &["topics", "create"], &["status"]] {
         refused(&world.command(command, &[]).output().expect("it runs"), &parts);
     }
     refused(&resize(&world, "4", &[]), &["--partitions 4", "a topic has 5 already"]);
@@ -277,6 +277,7 @@ fn a_service_does_not_start_while_a_resize_is_under_way() {
     let parts = ["a resize from 3 to 6 partitions is under way", "finish it", "topics resize --partitions 6"];
     refused(&world.command(&["run"], &[]).output().expect("it runs"), &parts);
     refused(&world.command(&["check"], &[]).output().expect("it runs"), &parts);
+    refused(&world.command(&["status"], &[]).output().expect("it runs"), &parts);
     refused(&resize(&world, "9", &[]), &["a resize to 6 is under way", "--partitions 6"]);
     resized(&world, "6");
     world.visits(0..60);
