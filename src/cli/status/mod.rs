@@ -32,7 +32,7 @@ use window::Window;
     it is told though no instance answers.\n\n\
     Exit codes: 0 healthy; 1 unhealthy: no instance, or one that does not answer, is stuck, restores or is told by Nat.app to\n\
     wait, an open circuit, a partition that nobody reads, an event that has waited for half of topics.queue_retention, a wrong\n\
-    suppress.file, a resize under way, Kafka out of reach; 2 wrong usage; 130 --watch ended by Ctrl-C.")]
+    nat.api_key_file or suppress.file, a resize under way, Kafka out of reach; 2 wrong usage; 130 --watch ended by Ctrl-C.")]
 pub struct StatusArgs {
     /// An instance's admin server; may be repeated. Without it: status.instances, or admin.listen on this machine
     #[arg(long, value_name = "HOST:PORT", value_parser = instances::named)]

@@ -331,6 +331,8 @@ mod tests {
         let told = problem(&[Ok(held("1970-01-02T00:00:00Z"))]);
         assert!(told.contains("a:1 sends nothing: Nat.app said not to come back before 1970-01-02"), "{told}");
         assert!(Report::of(found(&[Ok(held("1970-01-01T00:01:00Z"))])).healthy, "no longer than many a Retry-After");
+        let told = problem(&[Ok(Status { api_key_file_wrong: true, ..whole() })]);
+        assert!(told.contains("a:1: nat.api_key_file holds no key"), "{told}");
         let stopped = vec![Place { topic: "events".into(), partition: 1 }];
         assert!(problem(&[Ok(Status { stopped, ..whole() })]).contains("partition 1 of events"));
         assert!(problem(&[Ok(whole()), Err("refused".into())]).contains("gone:1 gives no status: refused"));
@@ -352,6 +354,46 @@ mod tests {
         let keying = || Err(KafkaProblem::Topic { topic: "n.queue".into(), problem: "a resize is under way".into() });
         let told = problem_of(Found { keying: keying(), ..found(&[Ok(status("a", 0..4))]) });
         assert!(told.contains("n.queue") && told.contains("a resize is under way"), "{told}");
+    }
+
+    #[test]
+    fn the_runbook_says_of_each_problem_what_to_do() {
+        let wrong = Status {
+            circuit: Some(Circuit::default()),
+            stuck: vec!["ingest".into()],
+            cut_off: true,
+            restoring: 2,
+            held_until: Some("1970-01-02T00:00:00Z".into()),
+            stopped: vec![Place { topic: "events".into(), partition: 1 }],
+            api_key_file_wrong: true,
+            suppress_file_wrong: true,
+            ..status("a", 0..3)
+        };
+        let other = Status { queue_topic: "other.queue".into(), ..status("b", 0..4) };
+        let topic = |problem: String| Err(KafkaProblem::Topic { topic: "n.queue".into(), problem });
+        let all_at_once = Found {
+            queue_retention: Duration::from_secs(1),
+            source: Err(KafkaProblem::Stopped("away".into())),
+            keying: topic("a resize from 3 to 6 partitions is under way, and so on".into()),
+            ..found(&[Ok(wrong), Ok(other), Err("refused".into())])
+        };
+        let added = Found { keying: topic(crate::kafka::added(5, 3)), ..found(&[]) };
+        let problems = [all_at_once, added].map(|found| Report::of(found).problems).concat();
+        assert_eq!(problems.len(), 16, "{problems:#?}");
+        let runbook = include_str!("../../../deploy/runbook.md");
+        let (_, table) = runbook.split_once("| line | what it means | what to do |\n|---|---|---|\n").expect("a table");
+        let rows: Vec<&str> = table.lines().map_while(|line| line.strip_prefix("| `")?.split('`').next()).collect();
+        let fits = |problem: &str, row: &str| {
+            let mut pieces = row.split('…');
+            let begin = pieces.next().and_then(|first| problem.strip_prefix(first));
+            begin.and_then(|begin| pieces.try_fold(begin, |rest, piece| Some(rest.split_once(piece)?.1))).is_some()
+        };
+        for problem in &problems {
+            assert!(rows.iter().any(|row| fits(problem, row)), "the runbook has no row for {problem:?}");
+        }
+        for row in &rows {
+            assert!(problems.iter().any(|problem| fits(problem, row)), "status says no such thing: {row:?}");
+        }
     }
 
     #[test]
