@@ -92,8 +92,10 @@ catalogue! {
         "1 while reading pauses because too much is pending.";
     dedup_entries: IntGaugeVec = "nat_destination_dedup_entries", ["kind"],
         "Entries of the delivered sets of this instance, by kind (visit, engage).";
+    restoring_partitions: IntGauge = "nat_destination_restoring_partitions", [],
+        "Assigned partitions of the queue that deliver nothing yet: their delivered sets are not restored.";
     restore_remaining: IntGauge = "nat_destination_restore_remaining_records", [],
-        "Records of the delivered topic still to be read before all assigned partitions deliver.";
+        "Records of the delivered topic still to be read before all assigned partitions deliver, as far as brokers have told.";
     restored: IntCounter = "nat_destination_restored_records_total", [],
         "Records of the delivered topic read to restore delivered sets.";
     circuit_open: IntGaugeVec = "nat_destination_circuit_open", ["reason"],
@@ -106,6 +108,8 @@ catalogue! {
         "Records that Kafka deleted before they were read: retention has overtaken this program.";
     stopped_partitions: IntGaugeVec = "nat_destination_stopped_partitions", ["stage"],
         "Partitions that are not read on since nobody can tell what comes next: the topic was made anew, or cut.";
+    api_key_file_wrong: IntGauge = "nat_destination_api_key_file_wrong", [],
+        "1 while nat.api_key_file holds no key: the one that was is used, and the next start fails.";
     suppress_file_wrong: IntGauge = "nat_destination_suppress_file_wrong", [],
         "1 while the suppression list cannot be read or has a wrong line: the one that was stays in force.";
     suppress_file_contacts: IntGauge = "nat_destination_suppress_file_contacts", [],

@@ -5,11 +5,13 @@ use std::io::{BufRead, BufReader};
 use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
 
+use nat_destination::kafka::partition_of;
 use nat_destination::sandbox::stand_in::Behaviour;
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions};
 use rdkafka::client::DefaultClientContext;
 
+use super::faults::set_offset;
 use super::support::World;
 
 const SIX: &str = "topics.partitions=6";
@@ -154,7 +156,7 @@ fn partitions_added_by_hand_are_refused_with_the_way_out() {
     add_by_hand(&world, &queue, 5);
     let way_out = "nat-destination topics resize --partitions 5";
     let parts = [queue.as_str(), "it has 5 partitions, but was made with 3", way_out];
-    for command in [&["run"][..], &["check"], &["topics", "verify"], &["topics", "create"]] {
+    for command in [&["run"][..], &["check"], &["topics", "verify"], &["topics", "create"], &["status"]] {
         refused(&world.command(command, &[]).output().expect("it runs"), &parts);
     }
     refused(&resize(&world, "4", &[]), &["--partitions 4", "a topic has 5 already"]);
@@ -227,6 +229,144 @@ fn a_resize_that_was_killed_goes_on() {
     assert_eq!(days.iter().filter(|(email, _)| email.starts_with('e')).count(), 50);
 }
 
+/// What a resize from 3 to 6 partitions has done when it is stopped: each step, and all before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Stopped {
+    Begun,
+    Grown,
+    SomeCarried,
+    EndsFixed,
+    SomeMoved,
+    OffsetsSaved,
+}
+
+/// Leaves the topics as such a resize does.
+fn leave_resize(world: &World, stopped: Stopped) {
+    let (queue, delivered) = (world.topic("queue"), world.topic("delivered"));
+    let layout = |ends: &str| {
+        let record = format!(r#"{{"version":1,"partitions":3,"resizing":{{"found":3,"to":6{ends}}}}}"#);
+        world.send(&world.topic("layout"), Some(0), Some(b"layout"), Some(record.as_bytes()), &[]);
+        world.flush();
+    };
+    layout("");
+    if stopped >= Stopped::Grown {
+        add_by_hand(world, &delivered, 6);
+        add_by_hand(world, &queue, 6);
+    }
+    if stopped >= Stopped::SomeCarried {
+        let records = world.read(&delivered);
+        let count = if stopped == Stopped::SomeCarried { records.len() / 2 } else { records.len() };
+        for record in &records[..count] {
+            world.send(&delivered, Some(record.partition + 3), record.key.as_deref(), record.value.as_deref(), &[]);
+        }
+        world.flush();
+    }
+    let waiting = world.read(&queue);
+    let end = |partition| waiting.iter().filter(|record| record.partition == partition).map(|r| r.offset + 1).max();
+    let ends = [0, 1, 2, 3, 4, 5].map(|partition| end(partition).unwrap_or(0));
+    if stopped >= Stopped::EndsFixed {
+        layout(&format!(r#","ends":{ends:?}"#));
+    }
+    if stopped >= Stopped::SomeMoved {
+        let count = if stopped == Stopped::SomeMoved { waiting.len() / 2 } else { waiting.len() };
+        for record in &waiting[..count] {
+            let key = record.key.as_deref().expect("a contact");
+            world.send(&queue, Some(partition_of(key, 6)), Some(key), record.value.as_deref(), &[]);
+        }
+        world.flush();
+    }
+    if stopped == Stopped::OffsetsSaved {
+        for (partition, end) in (0..).zip(ends) {
+            set_offset(world, &world.topic("deliver"), &queue, partition, end);
+        }
+    }
+}
+
+#[test]
+fn a_resize_goes_on_from_each_of_its_steps() {
+    for stopped in [
+        Stopped::Begun,
+        Stopped::Grown,
+        Stopped::SomeCarried,
+        Stopped::EndsFixed,
+        Stopped::SomeMoved,
+        Stopped::OffsetsSaved,
+    ] {
+        let world = World::new();
+        world.visits(0..60);
+        world.run_until_caught_up(&[]);
+        world.behave(Behaviour { status: Some(503), ..Behaviour::default() });
+        world.visits(30..90);
+        let instance = world.start(&[]);
+        world.wait("all is queued", || instance.metric("nat_destination_events_queued_total", &[]) == 60.0);
+        assert!(instance.stop().0.success());
+        leave_resize(&world, stopped);
+        world.behave(Behaviour::default());
+        assert!(resized(&world, "6").contains("going on with the resize"), "{stopped:?}");
+        assert_eq!(layout(&world), r#"{"version":1,"partitions":6}"#, "{stopped:?}");
+        world.visits(0..100);
+        world.run_until_caught_up(&[]);
+        let mut days = world.accepted_days();
+        assert_eq!(days.len(), 100, "{stopped:?}: each once");
+        days.dedup();
+        assert_eq!(days.len(), 100, "{stopped:?}: and nobody is left out");
+    }
+}
+
+#[test]
+fn a_resize_that_is_interrupted_when_it_has_begun_says_that_no_instance_starts() {
+    let world = World::new();
+    world.visits(0..10);
+    world.run_until_caught_up(&[]);
+    leave_resize(&world, Stopped::Begun);
+    let mut command = world.command(&["topics", "resize", "--partitions", "6"], &[]);
+    let mut child = command.stderr(Stdio::piped()).spawn().expect("it runs");
+    let mut told = BufReader::new(child.stderr.take().expect("piped")).lines().map_while(Result::ok);
+    // Before the topics grow, after which it looks whether it is to stop.
+    assert!(told.any(|line| line.contains("going on with the resize")));
+    let interrupt = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+    assert!(interrupt.expect("kill runs").success());
+    assert!(told.any(|line| line.contains("Until it is done no instance starts")));
+    assert_eq!(child.wait().expect("ended").code(), Some(130));
+    refused(
+        &world.command(&["run"], &[]).output().expect("it runs"),
+        &["a resize from 3 to 6 partitions is under way"],
+    );
+    resized(&world, "6");
+    world.visits(0..20);
+    world.run_until_caught_up(&[]);
+    assert_eq!(world.stand_in.requests(), 20);
+}
+
+#[test]
+fn a_queue_that_was_deleted_is_made_anew_as_its_history_is_keyed() {
+    let world = World::new();
+    world.visits(0..30);
+    world.run_until_caught_up(&[]);
+    let (queue, delivered) = (world.topic("queue"), world.topic("delivered"));
+    let admin: AdminClient<DefaultClientContext> =
+        ClientConfig::new().set("bootstrap.servers", &world.brokers).create().expect("an admin client");
+    let delete = |topics: &[&str]| {
+        let deleted = world.runtime.block_on(admin.delete_topics(topics, &AdminOptions::new())).expect("an answer");
+        deleted.into_iter().for_each(|deleted| drop(deleted.expect("deleted")));
+        world.wait("it is gone", || {
+            let told = text(&world.command(&["topics", "verify"], &[]).output().expect("it runs"));
+            topics.iter().all(|topic| told.contains(&format!("topic {topic:?}: it is missing")))
+        });
+    };
+    let created = || text(&world.command(&["topics", "create"], &["topics.partitions=5"]).output().expect("it runs"));
+    delete(&[&queue]);
+    let told = created();
+    assert!(told.contains(&format!("created  {queue} (3 partitions)")), "{told}");
+    world.visits(0..40);
+    world.run_until_caught_up(&["topics.partitions=5"]);
+    assert_eq!(world.stand_in.requests(), 40, "what was delivered before is known");
+    // Both made anew have no history, and are as the setting says.
+    delete(&[&queue, &delivered]);
+    let told = created();
+    assert!(told.contains(&format!("created  {queue} (5 partitions)")), "{told}");
+}
+
 #[test]
 fn a_resize_that_is_interrupted_says_how_to_go_on() {
     let world = World::new();
@@ -277,6 +417,7 @@ fn a_service_does_not_start_while_a_resize_is_under_way() {
     let parts = ["a resize from 3 to 6 partitions is under way", "finish it", "topics resize --partitions 6"];
     refused(&world.command(&["run"], &[]).output().expect("it runs"), &parts);
     refused(&world.command(&["check"], &[]).output().expect("it runs"), &parts);
+    refused(&world.command(&["status"], &[]).output().expect("it runs"), &parts);
     refused(&resize(&world, "9", &[]), &["a resize to 6 is under way", "--partitions 6"]);
     resized(&world, "6");
     world.visits(0..60);
@@ -333,7 +474,7 @@ fn verify_tells_every_problem_at_once() {
     let world = World::new();
     let missing = text(&world.command(&["topics", "verify"], &[]).output().expect("it runs"));
     assert_eq!(missing.matches("PROBLEM").count(), 4, "{missing}");
-    world.create_topic(&world.topic("queue"), 4, &[]);
+    world.create_topic(&world.topic("queue"), 4, &[("cleanup.policy", "compact,delete"), ("retention.ms", "7200000")]);
     world.create_topic(
         &world.topic("delivered"),
         2,
@@ -348,6 +489,10 @@ fn verify_tells_every_problem_at_once() {
             "it has 2 partitions, but",
             "retention.ms = 3600000",
             "cleanup.policy = delete",
+            "cleanup.policy = compact,delete",
+            "--add-config cleanup.policy=delete",
+            "retention.ms = 7200000 is shorter than topics.queue_retention (604800000 ms)",
+            "--add-config retention.ms=604800000",
         ],
     );
 }

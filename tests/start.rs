@@ -113,6 +113,26 @@ fn a_changelog_that_forgets_too_soon_is_an_error() {
 }
 
 #[test]
+fn a_queue_that_keeps_too_short_is_told_and_what_is_compacted_is_an_error() {
+    let world = World::new();
+    world.create_topic(&world.topic("queue"), 3, &[("retention.ms", "3600000")]);
+    world.create_topic(&world.topic("dead-letter"), 3, &[("retention.ms", "-1")]);
+    let told = "retention.ms = 3600000 is shorter than topics.queue_retention";
+    let instance = world.start(&[]);
+    instance.wait_until_ready();
+    assert!(instance.log().contains(told) && !instance.log().contains("dead_letter_retention"), "{}", instance.log());
+    assert!(instance.stop().0.success());
+    fails(world.command(&["topics", "verify"], &[]), &[told, "kafka-configs.sh"]);
+    fails(world.command(&["check"], &[]), &[told]);
+    let as_it_is = world.command(&["topics", "verify"], &["topics.queue_retention=1h"]).status().expect("it runs");
+    assert!(as_it_is.success());
+    let world = World::new();
+    world.create_topic(&world.topic("dead-letter"), 3, &[("cleanup.policy", "compact")]);
+    let parts = [&*world.topic("dead-letter"), "cleanup.policy = compact would", "cleanup.policy=delete"];
+    fails(world.command(&["run"], &[]), &parts);
+}
+
+#[test]
 fn a_key_file_that_is_not_right_is_named() {
     let world = World::new();
     std::fs::remove_file(world.key_file()).expect("removed");

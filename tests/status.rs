@@ -102,6 +102,21 @@ fn status_is_unhealthy_with_exit_code_1_while_the_circuit_is_open() {
 }
 
 #[test]
+fn status_is_unhealthy_while_nat_app_has_everything_wait_for_a_day() {
+    let day = Some(Duration::from_secs(86_400));
+    let world = World::with(1, Behaviour { status: Some(429), retry_after: day, ..Behaviour::default() });
+    let instance = world.start(&["topics.partitions=1"]);
+    instance.wait_until_ready();
+    assert!(report(&world, &[instance.admin()]).0);
+    world.visits(0..1);
+    world.wait("it is told", || {
+        let (healthy, told) = report(&world, &[instance.admin()]);
+        !healthy && problems(&told).contains("sends nothing: Nat.app said not to come back before 20")
+    });
+    assert!(instance.get("/readyz").0 == 200 && report(&world, &[instance.admin()]).1["circuit"] == Value::Null);
+}
+
+#[test]
 fn lag_is_told_though_no_instance_answers() {
     let world = World::with(3, Behaviour { status: Some(401), ..Behaviour::default() });
     world.visits(0..30);
@@ -203,11 +218,16 @@ fn a_broken_key_file_keeps_the_old_key() {
     std::fs::write(world.key_file(), "").expect("written");
     let warnings = || instance.log().matches("the API key cannot be read again").count();
     world.wait("it is told", || warnings() == 1);
+    let is_told = || problems(&report(&world, &[instance.admin()]).1).contains("nat.api_key_file holds no key");
+    world.wait("status tells it", is_told);
+    assert!(instance.get("/readyz").1.contains("nat.api_key_file holds no key"));
     world.visits(0..10);
     instance.wait_until_settled(10);
     std::thread::sleep(Duration::from_millis(2500)); // Two more looks.
     assert_eq!(warnings(), 1, "{}", instance.log());
     assert_eq!((world.accepted().len(), world.stand_in.requests()), (10, 10));
+    std::fs::write(world.key_file(), super::support::world::KEY).expect("written");
+    world.wait("and that it is mended", || report(&world, &[instance.admin()]).0);
 }
 
 /// `set` for one instance, and what it says.

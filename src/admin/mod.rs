@@ -154,6 +154,11 @@ fn troubles(ingest: &StageStatus, deliver: &StageStatus, metrics: &Metrics) -> V
     for (topic, partition) in ingest.stopped.iter().chain(&deliver.stopped) {
         lines.push(format!("partition {partition} of {topic} is not read on: its offset is not in it; see the log"));
     }
+    if metrics.api_key_file_wrong.get() > 0 {
+        lines.push(
+            "nat.api_key_file holds no key, and the one that was is used until the next start; see the log".into(),
+        );
+    }
     if metrics.suppress_file_wrong.get() > 0 {
         lines.push("suppress.file is wrong, and the list that was stays in force; see the log".into());
     }
@@ -194,6 +199,7 @@ mod tests {
         let deliver = StageStatus { circuit, cut_off: true, held_until: Some(since), ..fine.clone() };
         let ingest = StageStatus { stopped: vec![("events".into(), 3)], ..fine.clone() };
         let metrics = Metrics::new().expect("a sound catalogue");
+        metrics.api_key_file_wrong.set(1);
         metrics.suppress_file_wrong.set(1);
         assert_eq!(
             troubles(&ingest, &deliver, &metrics),
@@ -202,9 +208,11 @@ mod tests {
                 "the group does not confirm that this instance is a member: nothing is sent until it does",
                 "Nat.app said not to come back before 2026-11-24T08:00:00Z",
                 "partition 3 of events is not read on: its offset is not in it; see the log",
+                "nat.api_key_file holds no key, and the one that was is used until the next start; see the log",
                 "suppress.file is wrong, and the list that was stays in force; see the log"
             ]
         );
+        metrics.api_key_file_wrong.set(0);
         metrics.suppress_file_wrong.set(0);
         assert!(troubles(&fine, &fine, &metrics).is_empty());
     }

@@ -34,6 +34,8 @@ pub struct Status {
     pub held_until: Option<String>,
     /// Partitions that cannot be read on.
     pub stopped: Vec<Place>,
+    /// The key's file holds none, and the key that was is used.
+    pub api_key_file_wrong: bool,
     /// The suppression list is, and the one that was stays in force.
     pub suppress_file_wrong: bool,
     /// Partitions that wait for their delivered set.
@@ -147,6 +149,7 @@ impl Status {
             concurrency_limit: gauge(metrics.concurrency_limit.get()),
             pending: gauge(metrics.pending_events.get()),
             retrying: gauge(metrics.retrying_events.get()),
+            api_key_file_wrong: metrics.api_key_file_wrong.get() > 0,
             suppress_file_wrong: metrics.suppress_file_wrong.get() > 0,
             received: metrics.events_received.get(),
             queued: metrics.events_queued.get(),

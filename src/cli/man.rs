@@ -77,7 +77,7 @@ fn page(root: &Command, command: &Command) -> io::Result<Page> {
 }
 
 /// The paragraphs behind the options: each that begins with a heading is a section, with its lines as they are; the others
-/// are notes. What the exit codes say holds for every command, and is told by the first page's.
+/// are notes. A command that says nothing of its exit codes has those of the first page.
 fn render_after_help(root: &Command, command: &Command, page: &mut Vec<u8>) -> io::Result<()> {
     let after_help = |command: &Command| command.get_after_help().map(ToString::to_string).unwrap_or_default();
     let own = after_help(command);
@@ -93,8 +93,9 @@ fn render_after_help(root: &Command, command: &Command, page: &mut Vec<u8>) -> i
     for note in notes {
         roff.control("PP", []).text([roman(note)]);
     }
-    if let Some(codes) = after_help(root).split("\n\n").find_map(exit_codes) {
-        as_it_is(&mut roff, "EXIT STATUS", &codes.replace(", ", "\n"));
+    let codes = |command| after_help(command).split("\n\n").find_map(exit_codes).map(str::to_owned);
+    if let Some(codes) = codes(command).or_else(|| codes(root)) {
+        roff.control("SH", ["EXIT STATUS"]).text([roman(codes)]);
     }
     roff.to_writer(page)
 }

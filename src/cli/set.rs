@@ -17,7 +17,8 @@ use crate::config::Config;
     nat-destination set deliver.rate_limit=0 --config nat-destination.toml    (no limit)\n\n\
     It has to be run on the instance's own machine. The configuration file is not changed: put there what is to stay.\n\
     Every other setting needs a restart, but for the API key: its file is read again when it changes.\n\n\
-    Exit codes: 0 changed, 1 a problem (told on stderr; nothing is changed then), 2 wrong usage.")]
+    Exit codes: 0 changed, 1 a problem, told on stderr: an instance that it names is not changed,\n\
+    the others are; 2 wrong usage.")]
 pub struct SetArgs {
     /// What is to hold: log.level, deliver.rate_limit
     #[arg(required = true, value_name = "NAME=VALUE", value_parser = pair)]

@@ -457,6 +457,7 @@ impl Deliver {
                 None => restoring += 1,
             }
         }
+        self.metrics.restoring_partitions.set(restoring as i64);
         self.metrics.dedup_entries.with_label_values(&["visit"]).set(visits as i64);
         self.metrics.dedup_entries.with_label_values(&["engage"]).set(engage as i64);
         self.metrics.retrying_events.set(self.schedule.waiting() as i64);

@@ -37,6 +37,8 @@ pub struct Verified {
 pub struct Inspected {
     pub topics: Vec<TopicReport>,
     pub problems: Vec<KafkaProblem>,
+    /// What no start fails of: it costs nothing today.
+    warnings: Vec<KafkaProblem>,
     settings: Vec<ConfigResource>,
     /// The queue's number of partitions, where the layout does not say it yet.
     unwritten: Option<usize>,
@@ -70,6 +72,7 @@ fn wanted(config: &Config) -> [Wanted<'_>; 4] {
 /// The first thing that is wrong: unreachable, refused, missing, or not as it has to be.
 pub async fn verify_or_create(config: &Config, create: bool) -> Result<Verified, KafkaProblem> {
     let found = look(config, create).await?;
+    found.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     if let Some(problem) = found.problems.into_iter().next() {
         return Err(problem);
     }
@@ -90,7 +93,9 @@ pub async fn verify_or_create(config: &Config, create: bool) -> Result<Verified,
 /// # Errors
 /// When the brokers cannot be asked.
 pub async fn inspect(config: &Config) -> Result<Inspected, KafkaProblem> {
-    look(config, false).await
+    let mut found = look(config, false).await?;
+    found.problems.append(&mut found.warnings);
+    Ok(found)
 }
 
 /// The layout, written and its topic made where there is none: then the queue is taken as it is.
@@ -138,13 +143,8 @@ async fn look(config: &Config, create: bool) -> Result<Inspected, KafkaProblem> 
         let answer = fetch_metadata(config, Some(topic.name)).await?;
         let report = match partitions_of(&answer, topic.name) {
             Ok(Some(partitions)) => Ok(TopicReport { topic: topic.name.into(), partitions, created: false }),
-            // `delivered` follows `queue`, whatever the setting says now.
             Ok(None) if create => {
-                let partitions = match found.topics.first() {
-                    _ if topic.name == config.topics.layout => 1,
-                    Some(queue) if topic.name == config.topics.delivered => queue.partitions,
-                    _ => config.topics.partitions as usize,
-                };
+                let partitions = partitions_for(config, &topic, found.topics.first()).await?;
                 Ok(create_topic(config, &admin, &topic, partitions).await?)
             }
             Ok(None) => Err(KafkaProblem::Missing { topic: topic.name.into() }),
@@ -160,16 +160,40 @@ async fn look(config: &Config, create: bool) -> Result<Inspected, KafkaProblem> 
     let problem = verify_layout(config, &mut found).await.err();
     found.problems.extend(problem);
     for resource in &found.settings {
-        let problem = if is_topic(resource, &config.topics.delivered) {
-            verify_retention(config, resource)
+        if is_topic(resource, &config.topics.delivered) {
+            found.problems.extend(verify_retention(config, resource).err());
         } else if is_topic(resource, &config.topics.layout) {
-            verify_compaction(config, resource)
-        } else {
-            Ok(())
-        };
-        found.problems.extend(problem.err());
+            found.problems.extend(verify_compaction(config, resource).err());
+        }
+        let [queue, _, dead_letter, _] = wanted(config);
+        for (topic, setting) in [(queue, "topics.queue_retention"), (dead_letter, "topics.dead_letter_retention")] {
+            if is_topic(resource, topic.name) {
+                found.problems.extend(compacted(&topic, resource));
+                found.warnings.extend(kept_too_short(&topic, setting, resource));
+            }
+        }
     }
     Ok(found)
+}
+
+/// How many a topic that is missing is made with. Of queue and `delivered`, one that was deleted follows the other, whatever
+/// the setting says now.
+async fn partitions_for(
+    config: &Config,
+    topic: &Wanted<'_>,
+    queue: Option<&TopicReport>,
+) -> Result<usize, KafkaProblem> {
+    let topics = &config.topics;
+    let by_setting = topics.partitions as usize;
+    if topic.name == topics.queue {
+        let answer = fetch_metadata(config, Some(&topics.delivered)).await?;
+        return Ok(partitions_of(&answer, &topics.delivered)?.unwrap_or(by_setting));
+    }
+    match queue {
+        _ if topic.name == topics.layout => Ok(1),
+        Some(queue) if topic.name == topics.delivered => Ok(queue.partitions),
+        _ => Ok(by_setting),
+    }
 }
 
 /// Whether queue and delivered are as many, and as many as they were made.
@@ -178,8 +202,8 @@ async fn verify_layout(config: &Config, found: &mut Inspected) -> Result<(), Kaf
     let topics = &config.topics;
     let (Some(queue), Some(delivered)) = (report(&topics.queue), report(&topics.delivered)) else { return Ok(()) };
     let layout = match report(&topics.layout) {
-        // A queue that has just been made has no history.
-        Some(_) if !queue.created => read_layout(config).await?,
+        // Where both have just been made there is no history.
+        Some(_) if !(queue.created && delivered.created) => read_layout(config).await?,
         _ => None,
     };
     if let Some(problem) =
@@ -294,6 +318,29 @@ fn verify_retention(config: &Config, delivered: &ConfigResource) -> Result<(), K
         return Err(KafkaProblem::Topic { topic: topic.clone(), problem });
     }
     Ok(())
+}
+
+/// Of a queue, whose key is the contact, compaction leaves the last event of each; dead letters have no key.
+fn compacted(topic: &Wanted<'_>, found: &ConfigResource) -> Option<KafkaProblem> {
+    let (name, policy) = (topic.name, value_of(found, "cleanup.policy"));
+    let problem = format!(
+        "its cleanup.policy = {policy} would remove records that nobody has read, or refuse those without a key. Run: \
+         kafka-configs.sh --alter --entity-type topics --entity-name {name} --add-config cleanup.policy=delete"
+    );
+    policy.contains("compact").then(|| KafkaProblem::Topic { topic: name.into(), problem })
+}
+
+/// Nothing is lost of it until something waits for so long.
+fn kept_too_short(topic: &Wanted<'_>, setting: &str, found: &ConfigResource) -> Option<KafkaProblem> {
+    let name = topic.name;
+    let retention: i64 = value_of(found, "retention.ms").parse().ok().filter(|millis| *millis >= 0)?;
+    let needed = i64::try_from(topic.retention?.as_millis()).unwrap_or(i64::MAX);
+    let problem = format!(
+        "its retention.ms = {retention} is shorter than {setting} ({needed} ms): Kafka deletes what waits there for longer. \
+         Run: kafka-configs.sh --alter --entity-type topics --entity-name {name} --add-config retention.ms={needed}; or set \
+         {setting} to what it is to be"
+    );
+    (retention < needed).then(|| KafkaProblem::Topic { topic: name.into(), problem })
 }
 
 /// Its one record has to stay for ever.

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 
 use super::client::ClientError;
 use crate::config::{Auth, KeySource, Nat};
+use crate::metrics::Metrics;
 
 /// How often the file is looked at. Files that are mounted are often exchanged in ways that no notice comes of.
 const EVERY: Duration = Duration::from_secs(1);
@@ -40,6 +41,11 @@ impl Key {
         self.headers.subscribe()
     }
 
+    /// Whether the file was when it was last read; the next start would fail.
+    pub fn is_wrong(&self) -> bool {
+        self.problem.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
     /// Takes what the file holds now. Where that is no key, the one that was is kept.
     pub fn read_again(&self) {
         let mut last_problem = self.problem.lock().unwrap_or_else(PoisonError::into_inner);
@@ -67,16 +73,17 @@ impl Key {
 }
 
 /// Reads the key again whenever its file has changed, for as long as the runtime lives.
-pub fn watch_key(key: Arc<Key>) {
+pub fn watch_key(key: Arc<Key>, metrics: Arc<Metrics>) {
     if matches!(key.settings.key, KeySource::Value(_)) {
         return; // It cannot change.
     }
     tokio::spawn(async move {
         loop {
             tokio::time::sleep(EVERY).await;
-            let key = Arc::clone(&key);
+            let again = Arc::clone(&key);
             // A file system may be slow to answer; then the next look waits, and nothing else.
-            let _ = tokio::task::spawn_blocking(move || key.read_again()).await;
+            let _ = tokio::task::spawn_blocking(move || again.read_again()).await;
+            metrics.api_key_file_wrong.set(key.is_wrong().into());
         }
     });
 }
@@ -193,6 +200,7 @@ mod tests {
             write(text);
             key.read_again();
             assert_eq!(sent(), expected, "after {text:?}");
+            assert_eq!(key.is_wrong(), text.is_empty() || text.contains(' '), "after {text:?}");
         }
         std::fs::remove_file(&path).expect("removed");
         key.read_again();

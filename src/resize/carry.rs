@@ -55,8 +55,9 @@ pub fn carry(
         let of_class = |range: &&Range| range.place.1 as usize % classes.count() == class;
         let mut reader = RangeReader::new(config, sources.iter().filter(of_class).cloned().collect())?;
         let entries = read(config, &mut reader, done, onlooker, resized)?;
-        done += reader.total();
-        for (key, known) in entries {
+        let count = entries.len() as u64;
+        for (number, (key, known)) in (0..).zip(entries) {
+            onlooker.at(done + half(reader.total()) + half(reader.total()) * number / count.max(1));
             let value = known.copy(key).map(|delivered| delivered.encode());
             resized.entries += u64::from(value.is_some());
             for partition in classes.members(class, resizing.to).map(|partition| partition as i32) {
@@ -67,8 +68,14 @@ pub fn carry(
                 }
             }
         }
+        done += reader.total();
     }
     writer.finish(onlooker)
+}
+
+/// A record counts half once it is read, and whole once what it says is written.
+fn half(records: u64) -> u64 {
+    records / 2
 }
 
 fn read(
@@ -104,7 +111,7 @@ fn read(
             Next::Idle => {}
             Next::End => return Ok(entries),
         }
-        onlooker.at(before + reader.done());
+        onlooker.at(before + half(reader.done()));
         go_on(onlooker)?;
     }
 }

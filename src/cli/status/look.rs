@@ -25,11 +25,13 @@ pub struct Look {
 impl Look {
     pub async fn twice(&self) -> Report {
         let (first, began) = (self.ask_instances().await, Instant::now());
-        let (source, queue, ()) = tokio::join!(self.source(), self.queue(), tokio::time::sleep(APART));
+        let (source, queue, keying, ()) =
+            tokio::join!(self.source(), self.queue(), self.keying(), tokio::time::sleep(APART));
         let (second, seconds) = (self.ask_instances().await, began.elapsed().as_secs_f64());
         let brokers = self.config.kafka.brokers.clone();
-        let queue_topic = self.config.topics.queue.clone();
-        Report::of(Found { at: Timestamp::now(), brokers, queue_topic, first, seconds, second, source, queue })
+        let (queue_topic, queue_retention) = (self.config.topics.queue.clone(), self.config.topics.queue_retention);
+        let at = Timestamp::now();
+        Report::of(Found { at, brokers, queue_topic, queue_retention, keying, first, seconds, second, source, queue })
     }
 
     /// Every instance once, though it may be reached by several addresses.
@@ -62,6 +64,12 @@ impl Look {
     async fn queue(&self) -> Result<Held, KafkaProblem> {
         let places = kafka::partitions(&self.config, &self.config.topics.queue).await?;
         self.lag(&self.config.topics.deliver_group, places).await
+    }
+
+    /// Not for as long as a start waits for a leader of the layout: what else is known is to be told soon.
+    async fn keying(&self) -> Result<(), KafkaProblem> {
+        let verified = tokio::time::timeout(self.config.kafka.timeout, kafka::verify_keying(&self.config)).await;
+        verified.unwrap_or(Ok(()))
     }
 
     /// How many records of each partition the group has not committed.

@@ -1,6 +1,7 @@
 //! `status`: how the whole deployment is, on one screen, and whether it is healthy. It asks every instance, and Kafka itself.
 
 mod look;
+mod problems;
 mod report;
 mod screen;
 mod window;
@@ -29,8 +30,9 @@ use window::Window;
     It runs on any machine that reaches Kafka and the instances' admin ports. The instances are those that --instance or the\n\
     setting status.instances names; a name stands for every address that it has. The lag is read from Kafka as well, so that\n\
     it is told though no instance answers.\n\n\
-    Exit codes: 0 healthy; 1 unhealthy: no instance, or one that does not answer or is stuck, an open circuit, a partition that\n\
-    nobody reads, a wrong suppress.file, Kafka out of reach; 2 wrong usage; 130 --watch ended by Ctrl-C.")]
+    Exit codes: 0 healthy; 1 unhealthy: no instance, or one that does not answer, is stuck, restores or is told by Nat.app to\n\
+    wait, an open circuit, a partition that nobody reads, an event that has waited for half of topics.queue_retention, a wrong\n\
+    nat.api_key_file or suppress.file, a resize under way, Kafka out of reach; 2 wrong usage; 130 --watch ended by Ctrl-C.")]
 pub struct StatusArgs {
     /// An instance's admin server; may be repeated. Without it: status.instances, or admin.listen on this machine
     #[arg(long, value_name = "HOST:PORT", value_parser = instances::named)]

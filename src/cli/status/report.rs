@@ -1,10 +1,12 @@
-//! What was found, put together: one lag a partition, sums over the instances, and what is wrong. Pure.
+//! What was found, put together: one lag a partition, sums over the instances, and what is wrong (`problems`). Pure.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::Serialize;
 
+use super::problems;
 use crate::admin::status::{Circuit, Lag, Settled, Status};
 use crate::kafka::{KafkaProblem, TopicPartition};
 use crate::metrics::Outcome;
@@ -23,6 +25,9 @@ pub struct Found {
     pub at: Timestamp,
     pub brokers: String,
     pub queue_topic: String,
+    pub queue_retention: Duration,
+    /// Whether the queue is keyed as it was made.
+    pub keying: Result<(), KafkaProblem>,
     pub first: Vec<Answer>,
     /// From the first answers to the second ones.
     pub seconds: f64,
@@ -95,22 +100,24 @@ pub struct Instance {
 
 impl Report {
     pub fn of(found: Found) -> Report {
-        let Found { at, brokers, queue_topic, first, seconds, second, source, queue } = found;
+        let Found { at, brokers, queue_topic, queue_retention, keying, first, seconds, second, source, queue } = found;
         let rates = rates(&first, &second, seconds);
         let instances: Vec<Instance> = second.into_iter().map(|answer| instance(answer, &queue_topic)).collect();
         let all: Vec<&Status> = instances.iter().filter_map(|instance| instance.status.as_ref()).collect();
-        let mut problems = problems_of(&instances);
+        let mut problems = problems::of_instances(&instances, at);
+        problems.extend(problems::of_keying(keying));
         let mut taken = |what: &str, held: Result<Held, KafkaProblem>, lags: fn(&Status) -> &[Lag]| {
             let held = held.unwrap_or_else(|problem| {
                 problems.push(format!("the lag of {what} cannot be read from Kafka: {problem}"));
                 Held::new()
             });
             let lag = by_partition(held, &instances, lags);
-            problems.extend(unread(&lag, &all));
+            problems.extend(problems::of_unread(&lag, &all));
             lag
         };
         let source = taken("the source", source, |status| &status.source);
         let queue = taken("the queue", queue, |status| &status.queue);
+        problems.extend(problems::of_age(&queue, queue_retention));
         let sum_of = |count: fn(&Status) -> u64| all.iter().map(|status| count(status)).sum::<u64>();
         let limits: Option<Vec<u64>> =
             all.iter().map(|status| Some(u64::from(status.rate_limit)).filter(|limit| *limit > 0)).collect();
@@ -149,49 +156,6 @@ fn instance(answer: Answer, queue_topic: &str) -> Instance {
         Err(error) => (None, Some(error)),
     };
     Instance { place: answer.place, error, status }
-}
-
-fn problems_of(instances: &[Instance]) -> Vec<String> {
-    let mut problems = Vec::new();
-    if instances.iter().all(|instance| instance.status.is_none()) {
-        problems.push("no instance answers; they are looked for where status.instances or --instance says".to_owned());
-    }
-    for Instance { place, error, status } in instances {
-        problems.extend(error.iter().map(|error| format!("{place} gives no status: {error}")));
-        let Some(status) = status else { continue };
-        problems.extend(status.stuck.iter().map(|stuck| format!("{place} is stuck: {stuck}")));
-        if let Some(Circuit { reason, since }) = &status.circuit {
-            problems.push(format!("{place}: the circuit to Nat.app is open: {reason}, since {since}"));
-        }
-        if status.cut_off {
-            problems.push(format!("{place} is cut off from Kafka and sends nothing"));
-        }
-        for stopped in &status.stopped {
-            let (topic, partition) = (&stopped.topic, stopped.partition);
-            problems.push(format!("{place} cannot read partition {partition} of {topic} on; its log says why"));
-        }
-        if status.suppress_file_wrong {
-            problems
-                .push(format!("{place}: suppress.file is wrong, the list that was stays in force; its log says why"));
-        }
-    }
-    problems
-}
-
-/// Partitions that Kafka has and no instance reads. Where none answers, that is known already.
-fn unread(lag: &[PartitionLag], all: &[&Status]) -> Vec<String> {
-    let stopped: BTreeSet<(&str, i32)> =
-        all.iter().flat_map(|status| &status.stopped).map(|place| (place.topic.as_str(), place.partition)).collect();
-    let mut missing: BTreeMap<&str, Vec<String>> = BTreeMap::new();
-    for PartitionLag { topic, partition, instance, .. } in lag {
-        if instance.is_none() && !all.is_empty() && !stopped.contains(&(topic, *partition)) {
-            missing.entry(topic).or_default().push(partition.to_string());
-        }
-    }
-    let told = |(topic, partitions): (&str, Vec<String>)| {
-        format!("no instance that answers has partition {} of {topic}", partitions.join(", "))
-    };
-    missing.into_iter().map(told).collect()
 }
 
 /// What an instance says of its partitions is younger than what its group has committed; for the others Kafka speaks.
@@ -321,6 +285,8 @@ mod tests {
             at: Timestamp::UNIX_EPOCH,
             brokers: "k:9092".into(),
             queue_topic: "n.queue".into(),
+            queue_retention: Duration::from_secs(7 * 86_400),
+            keying: Ok(()),
             first: answers(20),
             seconds: 2.0,
             second: answers(0),
@@ -343,7 +309,11 @@ mod tests {
 
     /// The one problem that there is.
     fn problem(answers: &[Result<Status, String>]) -> String {
-        let report = Report::of(found(answers));
+        problem_of(found(answers))
+    }
+
+    fn problem_of(found: Found) -> String {
+        let report = Report::of(found);
         assert!(!report.healthy);
         assert_eq!(report.problems.len(), 1, "{:?}", report.problems);
         report.problems[0].clone()
@@ -356,6 +326,13 @@ mod tests {
         assert!(problem(&[Ok(Status { circuit, ..whole() })]).contains("circuit to Nat.app is open: unauthorized"));
         assert!(problem(&[Ok(Status { stuck: vec!["ingest".into()], ..whole() })]).contains("a:1 is stuck: ingest"));
         assert!(problem(&[Ok(Status { cut_off: true, ..whole() })]).contains("cut off"));
+        assert!(problem(&[Ok(Status { restoring: 2, ..whole() })]).contains("a:1 restores 2 partition(s)"));
+        let held = |until: &str| Status { held_until: Some(until.into()), ..whole() };
+        let told = problem(&[Ok(held("1970-01-02T00:00:00Z"))]);
+        assert!(told.contains("a:1 sends nothing: Nat.app said not to come back before 1970-01-02"), "{told}");
+        assert!(Report::of(found(&[Ok(held("1970-01-01T00:01:00Z"))])).healthy, "no longer than many a Retry-After");
+        let told = problem(&[Ok(Status { api_key_file_wrong: true, ..whole() })]);
+        assert!(told.contains("a:1: nat.api_key_file holds no key"), "{told}");
         let stopped = vec![Place { topic: "events".into(), partition: 1 }];
         assert!(problem(&[Ok(Status { stopped, ..whole() })]).contains("partition 1 of events"));
         assert!(problem(&[Ok(whole()), Err("refused".into())]).contains("gone:1 gives no status: refused"));
@@ -364,6 +341,59 @@ mod tests {
         let half = Report::of(found(&[Ok(status("a", 0..3))]));
         assert!(half.problems.iter().all(|problem| problem.contains("has partition 3 of")), "{:?}", half.problems);
         assert_eq!(half.problems.len(), 2);
+    }
+
+    #[test]
+    fn what_nobody_says_of_itself_is_told_too() {
+        let retention =
+            |seconds| Found { queue_retention: Duration::from_secs(seconds), ..found(&[Ok(status("a", 0..4))]) };
+        // The oldest is in partition 3, and three seconds old.
+        assert!(Report::of(retention(6)).healthy);
+        let told = problem_of(retention(5));
+        assert!(told.contains("has waited for 3s; Kafka deletes it after 5s (topics.queue_retention)"), "{told}");
+        let keying = || Err(KafkaProblem::Topic { topic: "n.queue".into(), problem: "a resize is under way".into() });
+        let told = problem_of(Found { keying: keying(), ..found(&[Ok(status("a", 0..4))]) });
+        assert!(told.contains("n.queue") && told.contains("a resize is under way"), "{told}");
+    }
+
+    #[test]
+    fn the_runbook_says_of_each_problem_what_to_do() {
+        let wrong = Status {
+            circuit: Some(Circuit::default()),
+            stuck: vec!["ingest".into()],
+            cut_off: true,
+            restoring: 2,
+            held_until: Some("1970-01-02T00:00:00Z".into()),
+            stopped: vec![Place { topic: "events".into(), partition: 1 }],
+            api_key_file_wrong: true,
+            suppress_file_wrong: true,
+            ..status("a", 0..3)
+        };
+        let other = Status { queue_topic: "other.queue".into(), ..status("b", 0..4) };
+        let topic = |problem: String| Err(KafkaProblem::Topic { topic: "n.queue".into(), problem });
+        let all_at_once = Found {
+            queue_retention: Duration::from_secs(1),
+            source: Err(KafkaProblem::Stopped("away".into())),
+            keying: topic("a resize from 3 to 6 partitions is under way, and so on".into()),
+            ..found(&[Ok(wrong), Ok(other), Err("refused".into())])
+        };
+        let added = Found { keying: topic(crate::kafka::added(5, 3)), ..found(&[]) };
+        let problems = [all_at_once, added].map(|found| Report::of(found).problems).concat();
+        assert_eq!(problems.len(), 16, "{problems:#?}");
+        let runbook = include_str!("../../../deploy/runbook.md");
+        let (_, table) = runbook.split_once("| line | what it means | what to do |\n|---|---|---|\n").expect("a table");
+        let rows: Vec<&str> = table.lines().map_while(|line| line.strip_prefix("| `")?.split('`').next()).collect();
+        let fits = |problem: &str, row: &str| {
+            let mut pieces = row.split('…');
+            let begin = pieces.next().and_then(|first| problem.strip_prefix(first));
+            begin.and_then(|begin| pieces.try_fold(begin, |rest, piece| Some(rest.split_once(piece)?.1))).is_some()
+        };
+        for problem in &problems {
+            assert!(rows.iter().any(|row| fits(problem, row)), "the runbook has no row for {problem:?}");
+        }
+        for row in &rows {
+            assert!(problems.iter().any(|problem| fits(problem, row)), "status says no such thing: {row:?}");
+        }
     }
 
     #[test]

@@ -89,6 +89,8 @@ mod tests {
             at: jiff::Timestamp::UNIX_EPOCH,
             brokers: "localhost:9092".into(),
             queue_topic: "queue".into(),
+            queue_retention: std::time::Duration::from_secs(7 * 86_400),
+            keying: Ok(()),
             first: Vec::new(),
             seconds: 1.0,
             second: vec![answer("10.0.0.7:9600"), answer("10.0.0.8:9600")],

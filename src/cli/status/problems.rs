@@ -1,0 +1,95 @@
+//! What is wrong with a deployment: a line for each thing, which deploy/runbook.md has a row for. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::report::{Instance, PartitionLag};
+use crate::admin::status::{Circuit, Status};
+use crate::kafka::KafkaProblem;
+
+/// A shorter hold than this is Nat.app's way to slow us down, and over before anybody has read of it.
+const LONG_HOLD: Duration = Duration::from_secs(60);
+
+/// What the instances say of themselves, and where they are not.
+pub fn of_instances(instances: &[Instance], at: Timestamp) -> Vec<String> {
+    let mut problems = Vec::new();
+    if instances.iter().all(|instance| instance.status.is_none()) {
+        problems.push("no instance answers; they are looked for where status.instances or --instance says".to_owned());
+    }
+    for Instance { place, error, status } in instances {
+        problems.extend(error.iter().map(|error| format!("{place} gives no status: {error}")));
+        problems.extend(status.iter().flat_map(|status| of_instance(place, status, at)));
+    }
+    problems
+}
+
+fn of_instance(place: &str, status: &Status, at: Timestamp) -> Vec<String> {
+    let mut problems: Vec<String> = status.stuck.iter().map(|stuck| format!("{place} is stuck: {stuck}")).collect();
+    if let Some(Circuit { reason, since }) = &status.circuit {
+        problems.push(format!("{place}: the circuit to Nat.app is open: {reason}, since {since}"));
+    }
+    if status.cut_off {
+        problems.push(format!("{place} is cut off from Kafka and sends nothing"));
+    }
+    if status.restoring > 0 {
+        let count = status.restoring;
+        problems.push(format!("{place} restores {count} partition(s) of the queue; nothing of them is delivered yet"));
+    }
+    if let Some(until) = status.held_until.as_ref().filter(|until| is_long_hold(until, at)) {
+        problems.push(format!("{place} sends nothing: Nat.app said not to come back before {until}"));
+    }
+    for stopped in &status.stopped {
+        let (topic, partition) = (&stopped.topic, stopped.partition);
+        problems.push(format!("{place} cannot read partition {partition} of {topic} on; its log says why"));
+    }
+    if status.api_key_file_wrong {
+        problems
+            .push(format!("{place}: nat.api_key_file holds no key, the one that was is used; the next start fails"));
+    }
+    if status.suppress_file_wrong {
+        problems.push(format!("{place}: suppress.file is wrong, the list that was stays in force; its log says why"));
+    }
+    problems
+}
+
+/// One that is not understood is another version's: told, rather than passed over.
+fn is_long_hold(until: &str, at: Timestamp) -> bool {
+    until.parse::<Timestamp>().map_or(true, |until| until.duration_since(at).as_secs() > LONG_HOLD.as_secs() as i64)
+}
+
+/// Partitions that Kafka has and no instance reads. Where none answers, that is known already.
+pub fn of_unread(lag: &[PartitionLag], all: &[&Status]) -> Vec<String> {
+    let stopped: BTreeSet<(&str, i32)> =
+        all.iter().flat_map(|status| &status.stopped).map(|place| (place.topic.as_str(), place.partition)).collect();
+    let mut missing: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for PartitionLag { topic, partition, instance, .. } in lag {
+        if instance.is_none() && !all.is_empty() && !stopped.contains(&(topic, *partition)) {
+            missing.entry(topic).or_default().push(partition.to_string());
+        }
+    }
+    let told = |(topic, partitions): (&str, Vec<String>)| {
+        format!("no instance that answers has partition {} of {topic}", partitions.join(", "))
+    };
+    missing.into_iter().map(told).collect()
+}
+
+/// The queue's oldest event has used up half of the time that Kafka keeps it.
+pub fn of_age(queue: &[PartitionLag], retention: Duration) -> Option<String> {
+    let oldest = queue.iter().filter_map(|lag| lag.seconds).max_by(f64::total_cmp)?;
+    let is_old = oldest > retention.as_secs_f64() / 2.0;
+    is_old.then(|| {
+        let [oldest, kept] = [oldest as u64, retention.as_secs()].map(Duration::from_secs);
+        let [oldest, kept] = [oldest, kept].map(humantime::format_duration);
+        format!("the oldest event of the queue has waited for {oldest}; Kafka deletes it after {kept} (topics.queue_retention)")
+    })
+}
+
+/// Why no instance starts, as each of them says. That Kafka is out of reach the lag tells.
+pub fn of_keying(keying: Result<(), KafkaProblem>) -> Option<String> {
+    match keying {
+        Err(problem @ KafkaProblem::Topic { .. }) => Some(problem.to_string()),
+        _ => None,
+    }
+}
