@@ -24,6 +24,9 @@ use crate::kafka::{self, Bookmark, Next, Range, RangeReader};
 use crate::segment::{EngageMode, Outcome};
 use plan::Plan;
 
+/// What becomes forgettable until somebody has begun later, as told. Milliseconds.
+const TIME_TO_START: i64 = 600_000;
+
 /// Put a past range of the source topics into the queue once more
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
@@ -277,7 +280,7 @@ impl Replay {
             eprintln!("{told}. --allow-redelivery: so be it");
             return Ok(());
         }
-        let from = shown(self.horizon());
+        let from = shown(self.horizon().saturating_add(TIME_TO_START));
         Err(CommandError::Told(format!(
             "{told}. Nothing was sent. Add --allow-redelivery to send them all the same, or begin later: --from {from}"
         )))
