@@ -157,6 +157,12 @@ fn slow_redrive(world: &World, until: usize) -> Child {
     child
 }
 
+/// As Ctrl-C does.
+fn interrupt(child: &Child) {
+    let kill = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+    assert!(kill.expect("it runs").success());
+}
+
 #[test]
 fn a_redrive_stopped_halfway_goes_on() {
     let world = World::with(3, Behaviour { reject: 1.0, ..Behaviour::default() });
@@ -164,9 +170,7 @@ fn a_redrive_stopped_halfway_goes_on() {
     world.run_until_caught_up(&[NO_GUARD]);
     world.behave(Behaviour::default());
     let child = slow_redrive(&world, 80 + 15);
-    assert!(
-        std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().expect("it runs").success()
-    );
+    interrupt(&child);
     let (code, said) = told(&child.wait_with_output().expect("it ends"));
     assert_eq!(code, Some(130));
     assert!(said.contains("run the same command again to go on"), "{said}");
@@ -189,6 +193,45 @@ fn a_redrive_stopped_halfway_goes_on() {
         all
     });
     assert_eq!(redrive(&world, &[], &[])["passed_over"], json!({"already_redriven": 80}));
+}
+
+#[test]
+fn a_batch_stopped_halfway_is_taken_again_and_nobody_is_told_twice() {
+    let world = World::with(1, Behaviour::default());
+    let item = |number| identify(&format!("p{number}@example.com"), "2026-11-20T08:00:00Z", &format!("m{number}"));
+    let items: Vec<String> = (0..60).map(item).collect();
+    world.event(0, &format!(r#"{{"wrapped":{{"batch":[{}]}}}}"#, items.join(",")));
+    world.run_until_caught_up(&[]);
+    let mended = ["source.envelope=wrapped"];
+    let mut command = world.command(&["dead-letters", "redrive", "--rate", "5"], &mended);
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+    world.wait("some are in the queue", || world.queued_by("redrive/1").len() >= 5);
+    interrupt(&child);
+    let (code, said) = told(&child.wait_with_output().expect("it ends"));
+    assert_eq!(code, Some(130), "{said}");
+    let before = world.queued_by("redrive/1").len();
+    assert!(before < 50, "it was stopped within the batch: {before}");
+    let _instance = world.start(&mended);
+    let report = redrive(&world, &["--wait"], &mended);
+    assert_eq!((&report["letters"], &report["events"]), (&json!(1), &json!(60)), "it was not noted");
+    assert_eq!(world.accepted_days().len(), 60);
+    assert_eq!(world.accepted().len(), 60);
+}
+
+#[test]
+fn a_note_stands_in_its_letters_partition_so_that_retention_deletes_the_letter_first() {
+    let world = World::with(3, Behaviour { reject: 1.0, ..Behaviour::default() });
+    world.visits(0..20);
+    world.run_until_caught_up(&[NO_GUARD]);
+    redrive(&world, &[], &[]);
+    let records = world.read(&world.topic("dead-letter"));
+    let notes: Vec<_> = records.iter().filter_map(|record| Some((record, record.header("nat.redriven")?))).collect();
+    assert_eq!(notes.len(), 20);
+    for (record, letter) in notes {
+        let (partition, offset) = letter.split_once(':').expect("a place");
+        assert_eq!(partition, record.partition.to_string());
+        assert!(offset.parse::<i64>().expect("a number") < record.offset);
+    }
 }
 
 #[test]

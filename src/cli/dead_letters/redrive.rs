@@ -25,7 +25,7 @@ use crate::cli::{CommandError, STOPPED, SettingsArgs, Stopped, interruptible};
 use crate::config::Config;
 use crate::dead_letter::record::{Today, today};
 use crate::dead_letter::{Filter, Kind, Letter, Note, Origin, Road};
-use crate::enqueue::{Enqueue, Enqueued, Entry};
+use crate::enqueue::{self, Enqueue, Enqueued, Entry};
 use crate::kafka::{
     Ack, AckingProducer, Headers, KafkaProblem, Next, OutgoingRecord, Range, RangeReader, producer_config,
 };
@@ -256,7 +256,7 @@ impl Sending<'_> {
                 Next::Record(message) => {
                     let found = Found::new(message);
                     if let Some(reason) = chosen.get(&found.place()) {
-                        self.send(&found, *reason, report)?;
+                        self.send(&found, *reason, report, stopped)?;
                         taken += 1;
                     }
                 }
@@ -272,7 +272,7 @@ impl Sending<'_> {
         self.notes.finish().map_err(CommandError::told)
     }
 
-    fn send(&mut self, found: &Found, reason: u16, report: &mut Report) -> Result<(), CommandError> {
+    fn send(&mut self, found: &Found, reason: u16, report: &mut Report, stopped: &Stopped) -> Result<(), CommandError> {
         let Kind::Letter(letter) = &found.kind else { return Ok(()) };
         // The clock has gone on since the first reading: a timestamp may be out of range by now.
         let Today::Events(events) = today(&self.config.rules, found.value(), letter.is_event, Timestamp::now()) else {
@@ -282,6 +282,10 @@ impl Sending<'_> {
         let place = found.place();
         self.under_way.insert(place, UnderWay { left: events.len(), reason, too_large: false });
         for (email, event, item) in events {
+            if stopped.is_so() {
+                // Without its note the whole letter is taken again; of what was sent dedup knows.
+                return Ok(());
+            }
             let origin = origin(self.config, found, letter, item);
             let sent = self.waits.then(|| Sent { source: origin.to_string(), redrives: letter.redrives + 1 });
             let entry = Entry { email: &email, event: &event, headers: owned(&letter.original), origin: &origin };
@@ -359,12 +363,8 @@ struct Notes {
     producer: AckingProducer<()>,
     acks: Receiver<Ack<()>>,
     topic: String,
-    under_way: usize,
-    last_sign: Instant,
+    under_way: enqueue::Unacknowledged,
 }
-
-/// Without one acknowledgement for so long it is given up.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 impl Notes {
     fn new(config: &Config) -> Result<Notes, KafkaProblem> {
@@ -374,16 +374,19 @@ impl Notes {
         };
         let producer = AckingProducer::new(&producer_config(config), Box::new(on_ack))?;
         let topic = config.topics.dead_letter.clone();
-        Ok(Notes { producer, acks, topic, under_way: 0, last_sign: Instant::now() })
+        Ok(Notes { producer, acks, topic, under_way: enqueue::Unacknowledged::new(Instant::now()) })
     }
 
+    /// Into the letter's own partition: there retention deletes the letter first, so that none is left without its note.
     fn write(&mut self, Place { partition, offset }: Place) -> Result<(), KafkaProblem> {
+        self.under_way.begin(Instant::now());
         let mut headers = Note { partition, offset }.headers();
         loop {
-            let record = OutgoingRecord { topic: &self.topic, partition: None, key: None, value: None, headers };
+            let partition = Some(partition);
+            let record = OutgoingRecord { topic: &self.topic, partition, key: None, value: None, headers };
             match self.producer.send(record, ()) {
                 Ok(()) => {
-                    self.under_way += 1;
+                    self.under_way.count += 1;
                     return Ok(());
                 }
                 Err(refused) if refused.queue_full() => {
@@ -400,15 +403,14 @@ impl Notes {
         while let Ok(ack) = self.acks.try_recv() {
             self.acknowledge(ack)?;
         }
-        match self.under_way > 0 && self.last_sign.elapsed() > PATIENCE {
+        match self.under_way.is_given_up(Instant::now()) {
             true => Err(self.unwritten(&"no broker has taken a record for a minute")),
             false => Ok(()),
         }
     }
 
     fn finish(&mut self) -> Result<(), KafkaProblem> {
-        self.last_sign = Instant::now();
-        while self.under_way > 0 {
+        while self.under_way.count > 0 {
             match self.acks.recv_timeout(Duration::from_millis(100)) {
                 Ok(ack) => self.acknowledge(ack)?,
                 Err(_) => self.acknowledged()?,
@@ -418,8 +420,7 @@ impl Notes {
     }
 
     fn acknowledge(&mut self, ack: Ack<()>) -> Result<(), KafkaProblem> {
-        self.under_way -= 1;
-        self.last_sign = Instant::now();
+        self.under_way.taken(Instant::now());
         ack.result.map(drop).map_err(|failure| self.unwritten(&failure))
     }
 

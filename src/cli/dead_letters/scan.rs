@@ -79,8 +79,8 @@ impl Found {
     }
 }
 
-/// Which letters a redrive has taken, and when first: Unix milliseconds. A note may stand anywhere behind its letter, in any
-/// partition, so that nobody knows before all is read.
+/// Which letters a redrive has taken, and when first: Unix milliseconds. A note may stand anywhere behind its letter, so that
+/// nobody knows before all is read; earlier versions wrote it into any partition.
 #[derive(Debug, Default)]
 pub struct Redriven(BTreeMap<Place, i64>);
 
