@@ -328,6 +328,8 @@ fn filters_choose_what_is_listed_and_redriven() {
     ] {
         assert_eq!(lines(&world, &[&["list"], filter].concat()).len(), count, "{filter:?}");
     }
+    let none = succeeded(dead_letters(&world, &["stats", "--status", "500"], &[]));
+    assert_eq!(none, "none of the 4 dead letters that were read is meant by these filters\n");
     let text = succeeded(dead_letters(&world, &["list"], &[]));
     assert!(!text.contains('@') && !text.contains("u-815"), "no personal data: {text}");
     for (wrong, said) in [
@@ -461,6 +463,11 @@ fn an_export_holds_every_letter_byte_for_byte() {
     succeeded(dead_letters(&world, &["export", name, "--force", "--reason", "rejected"], &[]));
     assert_eq!(std::fs::read_to_string(&file).expect("written").lines().count(), 1);
     assert!(!world.path("letters.jsonl.partial").exists());
+    let other = world.path("other.jsonl");
+    let away = ["kafka.brokers=127.0.0.1:9", "kafka.timeout=1s"];
+    let (code, error) = told(&dead_letters(&world, &["export", other.to_str().expect("text")], &away));
+    assert_eq!(code, Some(1), "{error}");
+    assert!(!other.exists() && !world.path("other.jsonl.partial").exists());
 }
 
 #[test]

@@ -135,7 +135,7 @@ fn redrive(
         choice.decide(config, max_redrives, &found);
         Ok(ControlFlow::Continue(()))
     })?;
-    if !all {
+    if all.is_none() {
         return Ok(None);
     }
     let mut report = choice.settle();
