@@ -255,6 +255,42 @@ fn a_redrive_that_is_rejected_again_counts_and_is_refused_in_the_end() {
     assert_eq!(redrive(&world, &["--max-redrives", "3"], &[])["letters"], json!(1));
 }
 
+/// An identify call without an email, so large.
+fn large(size: usize) -> String {
+    let noise: String = (0..size).map(|_| fastrand::alphanumeric()).collect();
+    format!(r#"{{"type":"identify","timestamp":"2026-11-20T08:00:00Z","userId":"ada@example.com","x":"{noise}"}}"#)
+}
+
+#[test]
+fn a_dead_letter_that_is_cut_is_left_to_replay_which_sends_it_whole() {
+    let world = World::with(1, Behaviour::default());
+    world.create_topic(&world.topic("dead-letter"), 1, &[("max.message.bytes", "100000")]);
+    world.event(0, &large(200_000));
+    let set = ["topics.partitions=1"];
+    world.run_until_caught_up(&set);
+    assert!(world.dead_letters()[0].header("nat.value.truncated").is_some());
+    let mended = ["topics.partitions=1", "identify.user_id_as_email=true"];
+    let report = redrive(&world, &[], &mended);
+    assert_eq!((&report["letters"], &report["passed_over"]), (&json!(0), &json!({"truncated": 1})));
+    let replay = world.command(&["replay", "--from", "1h", "--json"], &mended).output().expect("it runs");
+    let replayed: Value = serde_json::from_str(&succeeded(replay)).expect("JSON");
+    assert_eq!((&replayed["queued"], &replayed["dead_letters"]), (&json!(1), &json!(0)));
+    world.run_until_caught_up(&mended);
+    assert_eq!(world.accepted_days(), [day("ada@example.com")]);
+}
+
+#[test]
+fn what_the_queue_does_not_take_is_passed_over_and_stays_open() {
+    let world = World::with(1, Behaviour::default());
+    world.create_topic(&world.topic("queue"), 1, &[("max.message.bytes", "100000")]);
+    world.event(0, &large(200_000));
+    world.run_until_caught_up(&["topics.partitions=1"]);
+    let mended = ["topics.partitions=1", "identify.user_id_as_email=true"];
+    let report = redrive(&world, &[], &mended);
+    assert_eq!((&report["letters"], &report["passed_over"]), (&json!(0), &json!({"too_large": 1})));
+    assert_eq!(lines(&world, &["list", "--open"]).len(), 1);
+}
+
 #[test]
 fn a_foreign_dead_letter_is_counted_and_passed_over() {
     let world = World::with(1, rejecting(&["ada@example.com"]));

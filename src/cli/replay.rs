@@ -195,6 +195,8 @@ impl Replay {
         let (mut found, mut foreign, ranges) = (HashSet::new(), 0, &self.plan.ranges);
         each_record(&self.config, &self.plan.dead_letters, "reading the dead letters", stopped, |_, letter| {
             let origin = match dead_letter::Kind::read(letter) {
+                // A redrive cannot send what is cut: its source record is all there is.
+                dead_letter::Kind::Letter(letter) if letter.truncated.is_some() => return Ok(()),
                 dead_letter::Kind::Letter(letter) => letter.origin,
                 dead_letter::Kind::Note(_) => return Ok(()),
                 dead_letter::Kind::Foreign(_) => None,
