@@ -40,6 +40,16 @@ fn told(output: &Output) -> (Option<i32>, String) {
     (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
 }
 
+fn outcomes(delivered: u64, rest: u64, dead_again: u64) -> Value {
+    json!({"delivered": delivered, "duplicate_or_filtered": rest, "dead_again": dead_again, "unreadable": 0})
+}
+
+fn engage(value: bool) -> String {
+    format!(
+        r#"{{"type":"identify","timestamp":"2026-11-20T09:00:00Z","traits":{{"email":"ada@example.com","vip":{value}}},"context":{{"personas":{{"computation_key":"vip"}}}}}}"#
+    )
+}
+
 fn ada() -> String {
     identify("ada@example.com", "2026-11-20T08:00:00Z", "m-ada")
 }
@@ -58,7 +68,7 @@ fn a_rejected_contact_is_fixed_and_redriven() {
     world.behave(Behaviour::default());
     let report = redrive(&world, &["--wait"], &[]);
     assert_eq!((&report["letters"], &report["reasons"]), (&json!(1), &json!({"rejected": 1})));
-    assert_eq!(report["outcomes"], json!({"delivered": 1, "duplicate": 0, "dead_again": 0}));
+    assert_eq!(report["outcomes"], outcomes(1, 0, 0));
     assert_eq!(world.accepted_days(), [day("ada@example.com"), day("bob@example.com")]);
     // What goes into the queue is the source record, as ingest put it there, and the road that it took.
     let mut queued: Vec<Record> = world.read(&world.topic("queue"));
@@ -242,7 +252,7 @@ fn a_redrive_that_is_rejected_again_counts_and_is_refused_in_the_end() {
     instance.wait_until_settled(1);
     for round in 1..=2 {
         let report = redrive(&world, &["--wait", "--max-redrives", "2"], &[]);
-        assert_eq!(report["outcomes"], json!({"delivered": 0, "duplicate": 0, "dead_again": 1}), "round {round}");
+        assert_eq!(report["outcomes"], outcomes(0, 0, 1), "round {round}");
     }
     let report = redrive(&world, &["--wait", "--max-redrives", "2"], &[]);
     assert_eq!(report["passed_over"], json!({"already_redriven": 2, "redriven_too_often": 1}));
@@ -253,6 +263,56 @@ fn a_redrive_that_is_rejected_again_counts_and_is_refused_in_the_end() {
     assert_eq!(counts, ["0", "1", "2"]);
     // Whoever knows better may.
     assert_eq!(redrive(&world, &["--max-redrives", "3"], &[])["letters"], json!(1));
+}
+
+#[test]
+fn an_engage_value_rejected_again_is_dead_again_and_not_delivered() {
+    let world = World::with(1, Behaviour::default());
+    world.event(0, &engage(true));
+    world.run_until_caught_up(&[]);
+    world.behave(rejecting(&["ada@example.com"]));
+    world.event(0, &engage(false));
+    let instance = world.start(&[]);
+    instance.wait_until_settled(1);
+    assert_eq!(redrive(&world, &["--wait"], &[])["outcomes"], outcomes(0, 0, 1));
+}
+
+#[test]
+fn an_outcome_that_leaves_no_record_is_called_so_and_one_that_nobody_can_read_is_told() {
+    let world = World::with(1, rejecting(&["ada@example.com", "bob@example.com"]));
+    world.event(0, &ada());
+    world.event(0, &identify("bob@example.com", "2026-11-20T08:00:00Z", "m-bob"));
+    world.run_until_caught_up(&[NO_GUARD]);
+    world.behave(Behaviour::default());
+    let mut command = world.command(&["dead-letters", "redrive", "--wait", "--json"], &[]);
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+    world.wait("both are in the queue", || world.queued_by("redrive/1").len() == 2);
+    world.send(&world.topic("delivered"), Some(0), Some(b"0123456789abcdef"), Some(b"\x09newer"), &[]);
+    world.flush();
+    let list = world.path("suppressed");
+    std::fs::write(&list, "bob@example.com\n").expect("written");
+    let _instance = world.start(&[&format!("suppress.file={}", list.display())]);
+    let report: Value = serde_json::from_str(&succeeded(child.wait_with_output().expect("it ends"))).expect("JSON");
+    let expected = json!({"delivered": 1, "duplicate_or_filtered": 1, "dead_again": 0, "unreadable": 1});
+    assert_eq!(report["outcomes"], expected);
+    assert_eq!(world.accepted_days(), [day("ada@example.com")]);
+}
+
+#[test]
+fn stopped_while_it_waits_a_redrive_says_that_all_are_on_their_way() {
+    let world = World::with(1, rejecting(&["ada@example.com"]));
+    world.event(0, &ada());
+    world.run_until_caught_up(&[]);
+    let mut command = world.command(&["dead-letters", "redrive", "--wait", "--json"], &[]);
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+    // No service is running. The note is written last.
+    world.wait("it is noted", || world.read(&world.topic("dead-letter")).len() == 2);
+    interrupt(&child);
+    let output = child.wait_with_output().expect("it ends");
+    let (code, said) = told(&output);
+    assert!(code == Some(130) && said.contains("all were redriven"), "{code:?} {said}");
+    let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!((&report["letters"], &report["outcomes"], &report["stopped"]), (&json!(1), &Value::Null, &json!(true)));
 }
 
 /// An identify call without an email, so large.
