@@ -50,6 +50,11 @@ fn engage(value: bool) -> String {
     )
 }
 
+/// The Engage values that were accepted, in their order.
+fn values(world: &World) -> Vec<Value> {
+    world.accepted().into_iter().filter_map(|entry| Some(entry.engage?.value)).collect()
+}
+
 fn ada() -> String {
     identify("ada@example.com", "2026-11-20T08:00:00Z", "m-ada")
 }
@@ -315,6 +320,81 @@ fn stopped_while_it_waits_a_redrive_says_that_all_are_on_their_way() {
     assert_eq!((&report["letters"], &report["outcomes"], &report["stopped"]), (&json!(1), &Value::Null, &json!(true)));
 }
 
+#[test]
+fn a_redrive_brings_no_engage_value_back_over_a_younger_one() {
+    let world = World::with(2, rejecting(&["ada@example.com"]));
+    world.event(0, &engage(true));
+    world.run_until_caught_up(&[]);
+    world.behave(Behaviour::default());
+    world.event(1, &engage(false));
+    world.run_until_caught_up(&[]);
+    for mode in [&["--dry-run"][..], &[]] {
+        let report = redrive(&world, mode, &[]);
+        assert_eq!((&report["letters"], &report["passed_over"]), (&json!(0), &json!({"told_since": 1})), "{mode:?}");
+    }
+    // Where Engage's events count as visits, there is nothing to be brought back.
+    assert_eq!(redrive(&world, &["--dry-run"], &["engage=daily"])["letters"], json!(1));
+    world.run_until_caught_up(&[]);
+    assert_eq!(values(&world), [false]);
+}
+
+#[test]
+fn a_younger_engage_value_is_redriven_though_an_older_one_was_accepted_after_it() {
+    let world = World::with(2, rejecting(&["ada@example.com"]));
+    world.event(1, &engage(true));
+    world.run_until_caught_up(&[]);
+    world.behave(Behaviour::default());
+    // It came late.
+    world.event_of_time(0, &engage(false), days_ago(1));
+    world.run_until_caught_up(&[]);
+    let report = redrive(&world, &[], &[]);
+    assert_eq!((&report["letters"], &report["passed_over"]), (&json!(1), &json!({})));
+    world.run_until_caught_up(&[]);
+    assert_eq!(values(&world), [false, true]);
+}
+
+#[test]
+fn an_engage_value_that_was_given_up_is_redriven_over_the_one_before_it() {
+    let world = World::with(2, Behaviour::default());
+    world.event(1, &engage(false));
+    world.run_until_caught_up(&[]);
+    world.behave(rejecting(&["ada@example.com"]));
+    world.event(0, &engage(true));
+    world.run_until_caught_up(&[]);
+    world.behave(Behaviour::default());
+    assert_eq!(redrive(&world, &[], &[])["letters"], json!(1));
+    world.run_until_caught_up(&[]);
+    assert_eq!(values(&world), [false, true]);
+}
+
+fn days_ago(days: i64) -> i64 {
+    jiff::Timestamp::now().as_millisecond() - days * 86_400_000
+}
+
+#[test]
+fn what_dedup_may_have_forgotten_is_told_before_anything_is_sent_and_needs_leave() {
+    let world = World::with(1, rejecting(&["ada@example.com"]));
+    world.event(0, &ada());
+    world.run_until_caught_up(&[]);
+    world.dead_letter_of_time(&world.dead_letters()[0], days_ago(3));
+    let set = ["dedup.retention=2d"];
+    let report = redrive(&world, &["--dry-run"], &set);
+    assert_eq!((&report["letters"], &report["forgettable_contact_days"]), (&json!(2), &json!(1)));
+    let words = succeeded(dead_letters(&world, &["redrive", "--dry-run"], &set));
+    assert!(words.contains("contact-days older than dedup.retention, which could be sent again: 1\n"), "{words}");
+    let (code, said) = told(&dead_letters(&world, &["redrive"], &set));
+    assert_eq!(code, Some(1), "{said}");
+    for part in ["1 contact-days", "2days", "Nothing was sent", "--allow-redelivery", "--since "] {
+        assert!(said.contains(part), "{part} in {said}");
+    }
+    assert!(world.queued_by("redrive/1").is_empty());
+    assert_eq!(redrive(&world, &["--since", "1d"], &set)["letters"], json!(1), "the young one needs no leave");
+    let report = redrive(&world, &["--allow-redelivery"], &set);
+    assert_eq!((&report["letters"], &report["passed_over"]), (&json!(1), &json!({"already_redriven": 1})));
+    let (code, said) = told(&dead_letters(&world, &["redrive"], &set));
+    assert_eq!(code, Some(0), "of what was redriven nobody asks: {said}");
+}
+
 /// An identify call without an email, so large.
 fn large(size: usize) -> String {
     let noise: String = (0..size).map(|_| fastrand::alphanumeric()).collect();
@@ -349,6 +429,27 @@ fn what_the_queue_does_not_take_is_passed_over_and_stays_open() {
     let report = redrive(&world, &[], &mended);
     assert_eq!((&report["letters"], &report["passed_over"]), (&json!(0), &json!({"too_large": 1})));
     assert_eq!(lines(&world, &["list", "--open"]).len(), 1);
+}
+
+#[test]
+fn of_a_batch_what_is_right_is_sent_and_what_is_left_is_told() {
+    let world = World::with(1, Behaviour::default());
+    let good = |email| identify(email, "2026-11-20T08:00:00Z", email);
+    let (bad, track) = (r#"{"type":"identify","timestamp":"2026-11-20T08:00:00Z"}"#, r#"{"type":"track"}"#);
+    let batch = |items: &[&str]| format!(r#"{{"wrapped":{{"batch":[{}]}}}}"#, items.join(","));
+    world.event(0, &batch(&[&good("ada@example.com"), bad, track, &good("bob@example.com")]));
+    world.event(0, &batch(&[bad, track]));
+    world.event(0, &batch(&[track]));
+    world.run_until_caught_up(&[]);
+    let mended = ["source.envelope=wrapped"];
+    for mode in [&["--dry-run"][..], &[]] {
+        let report = redrive(&world, mode, &mended);
+        assert_eq!((&report["letters"], &report["events"]), (&json!(1), &json!(2)), "{mode:?}");
+        assert_eq!(report["items_left"], json!({"still_invalid": 1}), "{mode:?}");
+        assert_eq!(report["passed_over"], json!({"still_invalid": 1, "nothing_for_nat": 1}), "{mode:?}");
+    }
+    world.run_until_caught_up(&mended);
+    assert_eq!(world.accepted_days(), [day("ada@example.com"), day("bob@example.com")]);
 }
 
 #[test]
@@ -573,7 +674,7 @@ fn a_dry_run_changes_nothing() {
     let before = records();
     let report = redrive(&world, &["--dry-run"], &[]);
     assert_eq!((&report["letters"], &report["reasons"]), (&json!(2), &json!({"rejected": 2})));
-    assert_eq!(report["passed_over"], json!({"still_invalid": 2}));
+    assert_eq!((&report["events"], &report["passed_over"]), (&json!(2), &json!({"still_invalid": 2})));
     assert_eq!(records(), before);
     let words = succeeded(dead_letters(&world, &["redrive", "--dry-run"], &[]));
     assert!(words.starts_with("to be redriven: 2\n"), "{words}");
