@@ -211,6 +211,20 @@ fn a_redrive_stopped_halfway_goes_on() {
 }
 
 #[test]
+fn what_becomes_a_dead_letter_during_a_redrive_is_left_to_the_next() {
+    let world = World::with(1, Behaviour { reject: 1.0, ..Behaviour::default() });
+    world.visits(0..20);
+    world.run_until_caught_up(&[NO_GUARD]);
+    let letter = world.dead_letters().remove(0);
+    let child = slow_redrive(&world, 20 + 3);
+    world.dead_letter_of_time(&letter, jiff::Timestamp::now().as_millisecond());
+    let told = succeeded(child.wait_with_output().expect("it ends"));
+    assert!(told.starts_with("redriven: 20\n"), "{told}");
+    let report = redrive(&world, &[], &[]);
+    assert_eq!((&report["letters"], &report["passed_over"]), (&json!(1), &json!({"already_redriven": 20})));
+}
+
+#[test]
 fn a_batch_stopped_halfway_is_taken_again_and_nobody_is_told_twice() {
     let world = World::with(1, Behaviour::default());
     let item = |number| identify(&format!("p{number}@example.com"), "2026-11-20T08:00:00Z", &format!("m{number}"));

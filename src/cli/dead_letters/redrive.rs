@@ -88,6 +88,9 @@ pub async fn run(args: RedriveArgs) -> Result<ExitCode, CommandError> {
     Ok(if report.stopped { ExitCode::from(STOPPED) } else { ExitCode::SUCCESS })
 }
 
+/// What becomes older than the retention until somebody has taken the younger ones, as told. Milliseconds.
+const TIME_TO_START: i64 = 600_000;
+
 struct Options {
     dry_run: bool,
     rate: Option<u32>,
@@ -148,7 +151,7 @@ fn ask_for_leave(config: &Config, chosen: &Chosen, horizon: i64, is_allowed: boo
         eprintln!("{told}. --allow-redelivery: so be it");
         return Ok(());
     }
-    let since = shown(horizon);
+    let since = shown(horizon.saturating_add(TIME_TO_START));
     Err(CommandError::Told(format!(
         "{told}. Nothing was sent. Add --allow-redelivery to send them all the same, or take the younger ones only: \
          --since {since}"
