@@ -36,9 +36,7 @@ pub struct Enqueue<T: Send + Sync + 'static> {
     rate: Option<Rate>,
     /// What was refused before it was sent.
     refused: Vec<Enqueued<T>>,
-    under_way: usize,
-    /// When the brokers last took one, or the first of those under way was sent.
-    last_sign: Instant,
+    under_way: Unacknowledged,
 }
 
 /// Without one sign of the brokers for so long, a tool gives up; what it had them take is kept in mind.
@@ -61,8 +59,7 @@ impl<T: Send + Sync + 'static> Enqueue<T> {
             queue: config.topics.queue.clone(),
             rate: rate.map(|rate| Rate::new(rate, Instant::now())),
             refused: Vec::new(),
-            under_way: 0,
-            last_sign: Instant::now(),
+            under_way: Unacknowledged::new(Instant::now()),
         })
     }
 
@@ -75,9 +72,7 @@ impl<T: Send + Sync + 'static> Enqueue<T> {
             let wait = rate.take(Instant::now());
             std::thread::sleep(wait);
         }
-        if self.under_way == 0 {
-            self.last_sign = Instant::now();
-        }
+        self.under_way.begin(Instant::now());
         let (mut headers, mut token) = (entry.origin.append_to(entry.headers), token);
         loop {
             let record = OutgoingRecord {
@@ -89,10 +84,10 @@ impl<T: Send + Sync + 'static> Enqueue<T> {
             };
             match self.producer.send(record, token) {
                 Ok(()) => {
-                    self.under_way += 1;
+                    self.under_way.count += 1;
                     return Ok(());
                 }
-                Err(refused) if refused.queue_full() && self.last_sign.elapsed() < PATIENCE => {
+                Err(refused) if refused.queue_full() && !self.under_way.is_given_up(Instant::now()) => {
                     (headers, token) = (refused.headers, refused.token);
                     std::thread::sleep(Duration::from_millis(2));
                 }
@@ -114,7 +109,7 @@ impl<T: Send + Sync + 'static> Enqueue<T> {
         while let Ok(ack) = self.acks.try_recv() {
             done.push(self.acknowledge(ack)?);
         }
-        if self.under_way > 0 && self.last_sign.elapsed() > PATIENCE {
+        if self.under_way.is_given_up(Instant::now()) {
             return Err(unwritten(&self.queue, &"no broker has taken a record for a minute"));
         }
         Ok(done)
@@ -126,7 +121,7 @@ impl<T: Send + Sync + 'static> Enqueue<T> {
     /// As `acknowledged`.
     pub fn finish(&mut self) -> Result<Vec<Enqueued<T>>, KafkaProblem> {
         let mut done = self.acknowledged()?;
-        while self.under_way > 0 {
+        while self.under_way.count > 0 {
             match self.acks.recv_timeout(Duration::from_millis(100)) {
                 Ok(ack) => done.push(self.acknowledge(ack)?),
                 Err(_) => done.extend(self.acknowledged()?),
@@ -136,8 +131,7 @@ impl<T: Send + Sync + 'static> Enqueue<T> {
     }
 
     fn acknowledge(&mut self, Ack { token, result }: Ack<T>) -> Result<Enqueued<T>, KafkaProblem> {
-        self.under_way -= 1;
-        self.last_sign = Instant::now();
+        self.under_way.taken(Instant::now());
         match result {
             Ok(place) => Ok(Enqueued { token, place: Some(place) }),
             Err(failure) if failure.too_large.is_some() => Ok(Enqueued { token, place: None }),
@@ -150,6 +144,37 @@ fn unwritten(queue: &str, error: &dyn std::fmt::Display) -> KafkaProblem {
     let problem =
         format!("it cannot be written: {error}. What was written is kept in mind: run the same command again");
     KafkaProblem::Topic { topic: queue.into(), problem }
+}
+
+/// How many records the brokers have not acknowledged yet, and since when they have been silent.
+#[derive(Debug)]
+pub struct Unacknowledged {
+    pub count: usize,
+    /// When the brokers last took one, or the first of those under way was sent.
+    last_sign: Instant,
+}
+
+impl Unacknowledged {
+    pub fn new(now: Instant) -> Unacknowledged {
+        Unacknowledged { count: 0, last_sign: now }
+    }
+
+    /// One is about to be sent. Where nothing was under way, the brokers had nothing to say.
+    pub fn begin(&mut self, now: Instant) {
+        if self.count == 0 {
+            self.last_sign = now;
+        }
+    }
+
+    /// One was acknowledged.
+    pub fn taken(&mut self, now: Instant) {
+        self.count -= 1;
+        self.last_sign = now;
+    }
+
+    pub fn is_given_up(&self, now: Instant) -> bool {
+        self.count > 0 && now.saturating_duration_since(self.last_sign) > PATIENCE
+    }
 }
 
 /// So many a second, evenly. A stall is not made up for: Nat.app would get it all at once.
@@ -174,6 +199,25 @@ impl Rate {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pause_between_two_records_is_no_silence_of_the_brokers() {
+        let begin = Instant::now();
+        let minutes = |count| begin + count * PATIENCE;
+        let mut under_way = Unacknowledged::new(begin);
+        let send = |under_way: &mut Unacknowledged, now| {
+            under_way.begin(now);
+            under_way.count += 1;
+        };
+        send(&mut under_way, begin);
+        under_way.taken(begin);
+        send(&mut under_way, minutes(5));
+        assert!(!under_way.is_given_up(minutes(6)), "five minutes without one to send");
+        send(&mut under_way, minutes(6));
+        assert!(under_way.is_given_up(minutes(7)), "two minutes without an answer");
+        under_way.taken(minutes(7));
+        assert!(!under_way.is_given_up(minutes(8)));
+    }
 
     #[test]
     fn a_rate_is_even_and_makes_up_for_no_stall() {

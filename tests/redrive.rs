@@ -40,6 +40,21 @@ fn told(output: &Output) -> (Option<i32>, String) {
     (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
 }
 
+fn outcomes(delivered: u64, rest: u64, dead_again: u64) -> Value {
+    json!({"delivered": delivered, "duplicate_or_filtered": rest, "dead_again": dead_again, "unreadable": 0})
+}
+
+fn engage(value: bool) -> String {
+    format!(
+        r#"{{"type":"identify","timestamp":"2026-11-20T09:00:00Z","traits":{{"email":"ada@example.com","vip":{value}}},"context":{{"personas":{{"computation_key":"vip"}}}}}}"#
+    )
+}
+
+/// The Engage values that were accepted, in their order.
+fn values(world: &World) -> Vec<Value> {
+    world.accepted().into_iter().filter_map(|entry| Some(entry.engage?.value)).collect()
+}
+
 fn ada() -> String {
     identify("ada@example.com", "2026-11-20T08:00:00Z", "m-ada")
 }
@@ -58,7 +73,7 @@ fn a_rejected_contact_is_fixed_and_redriven() {
     world.behave(Behaviour::default());
     let report = redrive(&world, &["--wait"], &[]);
     assert_eq!((&report["letters"], &report["reasons"]), (&json!(1), &json!({"rejected": 1})));
-    assert_eq!(report["outcomes"], json!({"delivered": 1, "duplicate": 0, "dead_again": 0}));
+    assert_eq!(report["outcomes"], outcomes(1, 0, 0));
     assert_eq!(world.accepted_days(), [day("ada@example.com"), day("bob@example.com")]);
     // What goes into the queue is the source record, as ingest put it there, and the road that it took.
     let mut queued: Vec<Record> = world.read(&world.topic("queue"));
@@ -157,6 +172,12 @@ fn slow_redrive(world: &World, until: usize) -> Child {
     child
 }
 
+/// As Ctrl-C does.
+fn interrupt(child: &Child) {
+    let kill = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+    assert!(kill.expect("it runs").success());
+}
+
 #[test]
 fn a_redrive_stopped_halfway_goes_on() {
     let world = World::with(3, Behaviour { reject: 1.0, ..Behaviour::default() });
@@ -164,9 +185,7 @@ fn a_redrive_stopped_halfway_goes_on() {
     world.run_until_caught_up(&[NO_GUARD]);
     world.behave(Behaviour::default());
     let child = slow_redrive(&world, 80 + 15);
-    assert!(
-        std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().expect("it runs").success()
-    );
+    interrupt(&child);
     let (code, said) = told(&child.wait_with_output().expect("it ends"));
     assert_eq!(code, Some(130));
     assert!(said.contains("run the same command again to go on"), "{said}");
@@ -192,6 +211,59 @@ fn a_redrive_stopped_halfway_goes_on() {
 }
 
 #[test]
+fn what_becomes_a_dead_letter_during_a_redrive_is_left_to_the_next() {
+    let world = World::with(1, Behaviour { reject: 1.0, ..Behaviour::default() });
+    world.visits(0..20);
+    world.run_until_caught_up(&[NO_GUARD]);
+    let letter = world.dead_letters().remove(0);
+    let child = slow_redrive(&world, 20 + 3);
+    world.dead_letter_of_time(&letter, jiff::Timestamp::now().as_millisecond());
+    let told = succeeded(child.wait_with_output().expect("it ends"));
+    assert!(told.starts_with("redriven: 20\n"), "{told}");
+    let report = redrive(&world, &[], &[]);
+    assert_eq!((&report["letters"], &report["passed_over"]), (&json!(1), &json!({"already_redriven": 20})));
+}
+
+#[test]
+fn a_batch_stopped_halfway_is_taken_again_and_nobody_is_told_twice() {
+    let world = World::with(1, Behaviour::default());
+    let item = |number| identify(&format!("p{number}@example.com"), "2026-11-20T08:00:00Z", &format!("m{number}"));
+    let items: Vec<String> = (0..60).map(item).collect();
+    world.event(0, &format!(r#"{{"wrapped":{{"batch":[{}]}}}}"#, items.join(",")));
+    world.run_until_caught_up(&[]);
+    let mended = ["source.envelope=wrapped"];
+    let mut command = world.command(&["dead-letters", "redrive", "--rate", "5"], &mended);
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+    world.wait("some are in the queue", || world.queued_by("redrive/1").len() >= 5);
+    interrupt(&child);
+    let (code, said) = told(&child.wait_with_output().expect("it ends"));
+    assert_eq!(code, Some(130), "{said}");
+    let before = world.queued_by("redrive/1").len();
+    assert!(before < 50, "it was stopped within the batch: {before}");
+    let _instance = world.start(&mended);
+    let report = redrive(&world, &["--wait"], &mended);
+    assert_eq!((&report["letters"], &report["events"]), (&json!(1), &json!(60)), "it was not noted");
+    assert_eq!(world.accepted_days().len(), 60);
+    assert_eq!(world.accepted().len(), 60);
+}
+
+#[test]
+fn a_note_stands_in_its_letters_partition_so_that_retention_deletes_the_letter_first() {
+    let world = World::with(3, Behaviour { reject: 1.0, ..Behaviour::default() });
+    world.visits(0..20);
+    world.run_until_caught_up(&[NO_GUARD]);
+    redrive(&world, &[], &[]);
+    let records = world.read(&world.topic("dead-letter"));
+    let notes: Vec<_> = records.iter().filter_map(|record| Some((record, record.header("nat.redriven")?))).collect();
+    assert_eq!(notes.len(), 20);
+    for (record, letter) in notes {
+        let (partition, offset) = letter.split_once(':').expect("a place");
+        assert_eq!(partition, record.partition.to_string());
+        assert!(offset.parse::<i64>().expect("a number") < record.offset);
+    }
+}
+
+#[test]
 fn a_redrive_that_is_rejected_again_counts_and_is_refused_in_the_end() {
     let world = World::with(1, rejecting(&["ada@example.com"]));
     world.event(0, &ada());
@@ -199,7 +271,7 @@ fn a_redrive_that_is_rejected_again_counts_and_is_refused_in_the_end() {
     instance.wait_until_settled(1);
     for round in 1..=2 {
         let report = redrive(&world, &["--wait", "--max-redrives", "2"], &[]);
-        assert_eq!(report["outcomes"], json!({"delivered": 0, "duplicate": 0, "dead_again": 1}), "round {round}");
+        assert_eq!(report["outcomes"], outcomes(0, 0, 1), "round {round}");
     }
     let report = redrive(&world, &["--wait", "--max-redrives", "2"], &[]);
     assert_eq!(report["passed_over"], json!({"already_redriven": 2, "redriven_too_often": 1}));
@@ -210,6 +282,188 @@ fn a_redrive_that_is_rejected_again_counts_and_is_refused_in_the_end() {
     assert_eq!(counts, ["0", "1", "2"]);
     // Whoever knows better may.
     assert_eq!(redrive(&world, &["--max-redrives", "3"], &[])["letters"], json!(1));
+}
+
+#[test]
+fn an_engage_value_rejected_again_is_dead_again_and_not_delivered() {
+    let world = World::with(1, Behaviour::default());
+    world.event(0, &engage(true));
+    world.run_until_caught_up(&[]);
+    world.behave(rejecting(&["ada@example.com"]));
+    world.event(0, &engage(false));
+    let instance = world.start(&[]);
+    instance.wait_until_settled(1);
+    assert_eq!(redrive(&world, &["--wait"], &[])["outcomes"], outcomes(0, 0, 1));
+}
+
+#[test]
+fn an_outcome_that_leaves_no_record_is_called_so_and_one_that_nobody_can_read_is_told() {
+    let world = World::with(1, rejecting(&["ada@example.com", "bob@example.com"]));
+    world.event(0, &ada());
+    world.event(0, &identify("bob@example.com", "2026-11-20T08:00:00Z", "m-bob"));
+    world.run_until_caught_up(&[NO_GUARD]);
+    world.behave(Behaviour::default());
+    let mut command = world.command(&["dead-letters", "redrive", "--wait", "--json"], &[]);
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+    world.wait("both are in the queue", || world.queued_by("redrive/1").len() == 2);
+    world.send(&world.topic("delivered"), Some(0), Some(b"0123456789abcdef"), Some(b"\x09newer"), &[]);
+    world.flush();
+    let list = world.path("suppressed");
+    std::fs::write(&list, "bob@example.com\n").expect("written");
+    let _instance = world.start(&[&format!("suppress.file={}", list.display())]);
+    let report: Value = serde_json::from_str(&succeeded(child.wait_with_output().expect("it ends"))).expect("JSON");
+    let expected = json!({"delivered": 1, "duplicate_or_filtered": 1, "dead_again": 0, "unreadable": 1});
+    assert_eq!(report["outcomes"], expected);
+    assert_eq!(world.accepted_days(), [day("ada@example.com")]);
+}
+
+#[test]
+fn stopped_while_it_waits_a_redrive_says_that_all_are_on_their_way() {
+    let world = World::with(1, rejecting(&["ada@example.com"]));
+    world.event(0, &ada());
+    world.run_until_caught_up(&[]);
+    let mut command = world.command(&["dead-letters", "redrive", "--wait", "--json"], &[]);
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+    // No service is running. The note is written last.
+    world.wait("it is noted", || world.read(&world.topic("dead-letter")).len() == 2);
+    interrupt(&child);
+    let output = child.wait_with_output().expect("it ends");
+    let (code, said) = told(&output);
+    assert!(code == Some(130) && said.contains("all were redriven"), "{code:?} {said}");
+    let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!((&report["letters"], &report["outcomes"], &report["stopped"]), (&json!(1), &Value::Null, &json!(true)));
+}
+
+#[test]
+fn a_redrive_brings_no_engage_value_back_over_a_younger_one() {
+    let world = World::with(2, rejecting(&["ada@example.com"]));
+    world.event(0, &engage(true));
+    world.run_until_caught_up(&[]);
+    world.behave(Behaviour::default());
+    world.event(1, &engage(false));
+    world.run_until_caught_up(&[]);
+    for mode in [&["--dry-run"][..], &[]] {
+        let report = redrive(&world, mode, &[]);
+        assert_eq!((&report["letters"], &report["passed_over"]), (&json!(0), &json!({"told_since": 1})), "{mode:?}");
+    }
+    // Where Engage's events count as visits, there is nothing to be brought back.
+    assert_eq!(redrive(&world, &["--dry-run"], &["engage=daily"])["letters"], json!(1));
+    world.run_until_caught_up(&[]);
+    assert_eq!(values(&world), [false]);
+}
+
+#[test]
+fn a_younger_engage_value_is_redriven_though_an_older_one_was_accepted_after_it() {
+    let world = World::with(2, rejecting(&["ada@example.com"]));
+    world.event(1, &engage(true));
+    world.run_until_caught_up(&[]);
+    world.behave(Behaviour::default());
+    // It came late.
+    world.event_of_time(0, &engage(false), days_ago(1));
+    world.run_until_caught_up(&[]);
+    let report = redrive(&world, &[], &[]);
+    assert_eq!((&report["letters"], &report["passed_over"]), (&json!(1), &json!({})));
+    world.run_until_caught_up(&[]);
+    assert_eq!(values(&world), [false, true]);
+}
+
+#[test]
+fn an_engage_value_that_was_given_up_is_redriven_over_the_one_before_it() {
+    let world = World::with(2, Behaviour::default());
+    world.event(1, &engage(false));
+    world.run_until_caught_up(&[]);
+    world.behave(rejecting(&["ada@example.com"]));
+    world.event(0, &engage(true));
+    world.run_until_caught_up(&[]);
+    world.behave(Behaviour::default());
+    assert_eq!(redrive(&world, &[], &[])["letters"], json!(1));
+    world.run_until_caught_up(&[]);
+    assert_eq!(values(&world), [false, true]);
+}
+
+fn days_ago(days: i64) -> i64 {
+    jiff::Timestamp::now().as_millisecond() - days * 86_400_000
+}
+
+#[test]
+fn what_dedup_may_have_forgotten_is_told_before_anything_is_sent_and_needs_leave() {
+    let world = World::with(1, rejecting(&["ada@example.com"]));
+    world.event(0, &ada());
+    world.run_until_caught_up(&[]);
+    world.dead_letter_of_time(&world.dead_letters()[0], days_ago(3));
+    let set = ["dedup.retention=2d"];
+    let report = redrive(&world, &["--dry-run"], &set);
+    assert_eq!((&report["letters"], &report["forgettable_contact_days"]), (&json!(2), &json!(1)));
+    let words = succeeded(dead_letters(&world, &["redrive", "--dry-run"], &set));
+    assert!(words.contains("contact-days older than dedup.retention, which could be sent again: 1\n"), "{words}");
+    let (code, said) = told(&dead_letters(&world, &["redrive"], &set));
+    assert_eq!(code, Some(1), "{said}");
+    for part in ["1 contact-days", "2days", "Nothing was sent", "--allow-redelivery", "--since "] {
+        assert!(said.contains(part), "{part} in {said}");
+    }
+    assert!(world.queued_by("redrive/1").is_empty());
+    assert_eq!(redrive(&world, &["--since", "1d"], &set)["letters"], json!(1), "the young one needs no leave");
+    let report = redrive(&world, &["--allow-redelivery"], &set);
+    assert_eq!((&report["letters"], &report["passed_over"]), (&json!(1), &json!({"already_redriven": 1})));
+    let (code, said) = told(&dead_letters(&world, &["redrive"], &set));
+    assert_eq!(code, Some(0), "of what was redriven nobody asks: {said}");
+}
+
+/// An identify call without an email, so large.
+fn large(size: usize) -> String {
+    let noise: String = (0..size).map(|_| fastrand::alphanumeric()).collect();
+    format!(r#"{{"type":"identify","timestamp":"2026-11-20T08:00:00Z","userId":"ada@example.com","x":"{noise}"}}"#)
+}
+
+#[test]
+fn a_dead_letter_that_is_cut_is_left_to_replay_which_sends_it_whole() {
+    let world = World::with(1, Behaviour::default());
+    world.create_topic(&world.topic("dead-letter"), 1, &[("max.message.bytes", "100000")]);
+    world.event(0, &large(200_000));
+    let set = ["topics.partitions=1"];
+    world.run_until_caught_up(&set);
+    assert!(world.dead_letters()[0].header("nat.value.truncated").is_some());
+    let mended = ["topics.partitions=1", "identify.user_id_as_email=true"];
+    let report = redrive(&world, &[], &mended);
+    assert_eq!((&report["letters"], &report["passed_over"]), (&json!(0), &json!({"truncated": 1})));
+    let replay = world.command(&["replay", "--from", "1h", "--json"], &mended).output().expect("it runs");
+    let replayed: Value = serde_json::from_str(&succeeded(replay)).expect("JSON");
+    assert_eq!((&replayed["queued"], &replayed["dead_letters"]), (&json!(1), &json!(0)));
+    world.run_until_caught_up(&mended);
+    assert_eq!(world.accepted_days(), [day("ada@example.com")]);
+}
+
+#[test]
+fn what_the_queue_does_not_take_is_passed_over_and_stays_open() {
+    let world = World::with(1, Behaviour::default());
+    world.create_topic(&world.topic("queue"), 1, &[("max.message.bytes", "100000")]);
+    world.event(0, &large(200_000));
+    world.run_until_caught_up(&["topics.partitions=1"]);
+    let mended = ["topics.partitions=1", "identify.user_id_as_email=true"];
+    let report = redrive(&world, &[], &mended);
+    assert_eq!((&report["letters"], &report["passed_over"]), (&json!(0), &json!({"too_large": 1})));
+    assert_eq!(lines(&world, &["list", "--open"]).len(), 1);
+}
+
+#[test]
+fn of_a_batch_what_is_right_is_sent_and_what_is_left_is_told() {
+    let world = World::with(1, Behaviour::default());
+    let good = |email| identify(email, "2026-11-20T08:00:00Z", email);
+    let (bad, track) = (r#"{"type":"identify","timestamp":"2026-11-20T08:00:00Z"}"#, r#"{"type":"track"}"#);
+    let batch = |items: &[&str]| format!(r#"{{"wrapped":{{"batch":[{}]}}}}"#, items.join(","));
+    world.event(0, &batch(&[&good("ada@example.com"), bad, track, &good("bob@example.com")]));
+    world.event(0, &batch(&[bad, track]));
+    world.event(0, &batch(&[track]));
+    world.run_until_caught_up(&[]);
+    let mended = ["source.envelope=wrapped"];
+    for mode in [&["--dry-run"][..], &[]] {
+        let report = redrive(&world, mode, &mended);
+        assert_eq!((&report["letters"], &report["events"]), (&json!(1), &json!(2)), "{mode:?}");
+        assert_eq!(report["items_left"], json!({"still_invalid": 1}), "{mode:?}");
+        assert_eq!(report["passed_over"], json!({"still_invalid": 1, "nothing_for_nat": 1}), "{mode:?}");
+    }
+    world.run_until_caught_up(&mended);
+    assert_eq!(world.accepted_days(), [day("ada@example.com"), day("bob@example.com")]);
 }
 
 #[test]
@@ -285,6 +539,8 @@ fn filters_choose_what_is_listed_and_redriven() {
     ] {
         assert_eq!(lines(&world, &[&["list"], filter].concat()).len(), count, "{filter:?}");
     }
+    let none = succeeded(dead_letters(&world, &["stats", "--status", "500"], &[]));
+    assert_eq!(none, "none of the 4 dead letters that were read is meant by these filters\n");
     let text = succeeded(dead_letters(&world, &["list"], &[]));
     assert!(!text.contains('@') && !text.contains("u-815"), "no personal data: {text}");
     for (wrong, said) in [
@@ -418,6 +674,11 @@ fn an_export_holds_every_letter_byte_for_byte() {
     succeeded(dead_letters(&world, &["export", name, "--force", "--reason", "rejected"], &[]));
     assert_eq!(std::fs::read_to_string(&file).expect("written").lines().count(), 1);
     assert!(!world.path("letters.jsonl.partial").exists());
+    let other = world.path("other.jsonl");
+    let away = ["kafka.brokers=127.0.0.1:9", "kafka.timeout=1s"];
+    let (code, error) = told(&dead_letters(&world, &["export", other.to_str().expect("text")], &away));
+    assert_eq!(code, Some(1), "{error}");
+    assert!(!other.exists() && !world.path("other.jsonl.partial").exists());
 }
 
 #[test]
@@ -427,7 +688,7 @@ fn a_dry_run_changes_nothing() {
     let before = records();
     let report = redrive(&world, &["--dry-run"], &[]);
     assert_eq!((&report["letters"], &report["reasons"]), (&json!(2), &json!({"rejected": 2})));
-    assert_eq!(report["passed_over"], json!({"still_invalid": 2}));
+    assert_eq!((&report["events"], &report["passed_over"]), (&json!(2), &json!({"still_invalid": 2})));
     assert_eq!(records(), before);
     let words = succeeded(dead_letters(&world, &["redrive", "--dry-run"], &[]));
     assert!(words.starts_with("to be redriven: 2\n"), "{words}");

@@ -18,7 +18,7 @@ use super::time::{instant, shown};
 use super::{CommandError, STOPPED, SettingsArgs, Stopped, interruptible, load, start_logs};
 use crate::config::{Config, Log};
 use crate::dead_letter::{self, Origin, Road};
-use crate::dedup::{Change, DedupKey, Key, Kind};
+use crate::dedup::{Change, DedupKey, Delivered, Key, Kind};
 use crate::enqueue::Entry;
 use crate::kafka::{self, Bookmark, Next, Range, RangeReader};
 use crate::segment::{EngageMode, Outcome};
@@ -195,6 +195,8 @@ impl Replay {
         let (mut found, mut foreign, ranges) = (HashSet::new(), 0, &self.plan.ranges);
         each_record(&self.config, &self.plan.dead_letters, "reading the dead letters", stopped, |_, letter| {
             let origin = match dead_letter::Kind::read(letter) {
+                // A redrive cannot send what is cut: its source record is all there is.
+                dead_letter::Kind::Letter(letter) if letter.truncated.is_some() => return Ok(()),
                 dead_letter::Kind::Letter(letter) => letter.origin,
                 dead_letter::Kind::Note(_) => return Ok(()),
                 dead_letter::Kind::Foreign(_) => None,
@@ -220,22 +222,13 @@ impl Replay {
 
     /// What Nat.app had accepted before the replay was first started.
     fn find_engage_values(&mut self, stopped: &Stopped) -> Result<(), CommandError> {
-        let (mut found, mut foreign, start) = (HashMap::new(), 0, self.plan.start);
+        let (mut found, start) = (HashMap::new(), self.plan.start);
         if self.config.rules.engage == EngageMode::Changes {
-            each_record(&self.config, &self.plan.delivered, "reading what was delivered", stopped, |_, record| {
-                let key = record.key().unwrap_or_default();
-                match record.payload().map(|value| Change::decode(key, value)) {
-                    Some(Ok(Change::Delivered(delivered))) if delivered.key.kind != Kind::Visit => {
-                        found.insert(delivered.key.key, delivered.at);
-                    }
-                    Some(Ok(_)) => {} // A visit, or an attempt.
-                    Some(Err(_)) => foreign += 1,
-                    None => drop(key.try_into().map(|key| found.remove(&Key(key)))),
-                }
-                Ok(())
+            each_engage(&self.config, &self.plan.delivered, stopped, |key, change| match change {
+                Some((_, delivered)) => drop(found.insert(key, delivered.at)),
+                None => drop(found.remove(&key)),
             })?;
         }
-        tell_foreign(&self.config.topics.delivered, foreign);
         found.retain(|_, at| *at < start);
         self.engage = found;
         Ok(())
@@ -367,7 +360,31 @@ impl Replay {
     }
 }
 
-fn tell_foreign(topic: &str, records: u64) {
+/// What `delivered` says of each Engage key, with the partition; `None`: the key was forgotten.
+pub(super) fn each_engage(
+    config: &Config,
+    ranges: &[Range],
+    stopped: &Stopped,
+    mut take: impl FnMut(Key, Option<(i32, Delivered)>),
+) -> Result<(), CommandError> {
+    let mut foreign = 0;
+    each_record(config, ranges, "reading what was delivered", stopped, |_, record| {
+        let key = record.key().unwrap_or_default();
+        match record.payload().map(|value| Change::decode(key, value)) {
+            Some(Ok(Change::Delivered(delivered))) if delivered.key.kind != Kind::Visit => {
+                take(delivered.key.key, Some((record.partition(), delivered)));
+            }
+            Some(Ok(_)) => {} // A visit, or an attempt.
+            Some(Err(_)) => foreign += 1,
+            None => drop(key.try_into().map(|key| take(Key(key), None))),
+        }
+        Ok(())
+    })?;
+    tell_foreign(&config.topics.delivered, foreign);
+    Ok(())
+}
+
+pub(super) fn tell_foreign(topic: &str, records: u64) {
     if records > 0 {
         let records = number(records);
         eprintln!("{records} records of {topic} are another tool's, or a newer version's, and were passed over");
@@ -375,7 +392,7 @@ fn tell_foreign(topic: &str, records: u64) {
 }
 
 /// Reads the ranges to their ends, or until told to stop; each record with the number of its range.
-fn each_record(
+pub(super) fn each_record(
     config: &Config,
     ranges: &[Range],
     what: &'static str,

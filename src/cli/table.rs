@@ -2,6 +2,7 @@
 
 /// The rows below the head, each column as wide as it needs; those in `right` (numbers) end at its right edge.
 pub fn table(head: &[&str], right: &[usize], rows: &[Vec<String>]) -> String {
+    let rows: Vec<Vec<String>> = rows.iter().map(|row| row.iter().map(|cell| printable(cell)).collect()).collect();
     let lengths = |column: usize| rows.iter().map(move |row| row.get(column).map_or(0, |cell| cell.chars().count()));
     let widths: Vec<usize> =
         head.iter().enumerate().map(|(n, name)| lengths(n).chain([name.chars().count()]).max().unwrap_or(0)).collect();
@@ -19,6 +20,11 @@ pub fn table(head: &[&str], right: &[usize], rows: &[Vec<String>]) -> String {
     rows.iter().fold(head, |text, row| text + &line(&mut row.iter().map(String::as_str)))
 }
 
+/// Nothing in it can move the cursor or change the terminal: reasons, topics and keys are other people's words.
+pub fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+}
+
 /// 1234567 → 1,234,567.
 pub fn number(number: u64) -> String {
     indicatif::HumanCount(number).to_string()
@@ -32,5 +38,11 @@ mod tests {
     fn columns_are_as_wide_as_they_need_and_numbers_end_at_the_right() {
         let rows = [vec!["rejected".into(), number(1234)], vec!["é".into(), number(5)]];
         assert_eq!(table(&["reason", "n"], &[1], &rows), "reason        n\nrejected  1,234\né             5\n");
+    }
+    #[test]
+    fn nobodys_words_change_the_terminal() {
+        let rows = [vec!["\u{1b}[2Jre\rjected\u{9b}".into(), "1\n".into()]];
+        let text = table(&["reason", "n"], &[1], &rows);
+        assert_eq!(text, "reason           n\n\u{fffd}[2Jre\u{fffd}jected\u{fffd}  1\u{fffd}\n");
     }
 }

@@ -1,5 +1,6 @@
 //! The note that a dead letter has been redriven: a record without key and value in the dead-letter topic itself, written
-//! once the queue has the event. Kafka is the only store, and the letters and the notes of them go together.
+//! once the queue has the event, in the letter's own partition. Kafka is the only store, and the letters and the notes of them
+//! go together.
 
 use rdkafka::message::{Header, OwnedHeaders};
 

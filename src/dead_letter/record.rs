@@ -2,11 +2,13 @@
 //! another tool wrote. Our headers stand behind the original ones and are taken off from the end, so that an original header
 //! of the same name stays. What a newer version writes is read as far as it is known. Pure.
 
+use std::borrow::Cow;
+
 use jiff::Timestamp;
 use rdkafka::message::Message;
 
 use super::{Note, Origin, Reason, header, origin};
-use crate::dedup::Contact;
+use crate::dedup::{Contact, DedupKey};
 use crate::kafka::{Headers, headers_of};
 use crate::poison::contained;
 use crate::segment::{self, Outcome, Reading, Rules};
@@ -151,11 +153,21 @@ impl Told {
 /// What today's rules make of a letter's value.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Today<'a> {
-    /// Identify calls that could be sent: email, event and place in the batch.
-    Events(Vec<(String, std::borrow::Cow<'a, [u8]>, Option<usize>)>),
+    /// What could be sent; and how many others of the batch are invalid.
+    Events(Vec<Sendable<'a>>, u64),
     /// Nothing for Nat.app.
     Filtered,
     Invalid(Reason),
+}
+
+/// An identify call that could be sent.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sendable<'a> {
+    pub email: String,
+    pub event: Cow<'a, [u8]>,
+    /// Its place in the batch.
+    pub item: Option<usize>,
+    pub key: DedupKey,
 }
 
 /// Classifies a value by the rules that ingest goes by. Whatever has been made right since then is right now.
@@ -171,19 +183,35 @@ fn classify<'a>(rules: &Rules, value: Option<&'a [u8]>, is_event: bool, now: Tim
     };
     match reading {
         Reading::One { event, outcome: Outcome::Identify(identify) } => {
-            Today::Events(vec![(identify.email, event.into(), None)])
+            let key = DedupKey::of(&identify, rules.engage);
+            Today::Events(vec![Sendable { email: identify.email, event: event.into(), item: None, key }], 0)
         }
         Reading::One { outcome: Outcome::Filtered(_), .. } => Today::Filtered,
         Reading::One { outcome: Outcome::Invalid { reason, .. }, .. } => Today::Invalid(Reason::Invalid(reason)),
-        Reading::Batch(items) => {
-            let items =
-                items.into_iter().enumerate().filter_map(|(number, item)| match segment::classify(rules, &item, now) {
-                    Outcome::Identify(identify) => Some((identify.email, item, Some(number))),
-                    Outcome::Filtered(_) | Outcome::Invalid { .. } => None,
-                });
-            let items: Vec<_> = items.collect();
-            if items.is_empty() { Today::Filtered } else { Today::Events(items) }
-        }
+        Reading::Batch(items) => batch(rules, items, now),
+    }
+}
+
+fn batch<'a>(rules: &Rules, items: Vec<Cow<'a, [u8]>>, now: Timestamp) -> Today<'a> {
+    let (mut events, mut invalid) = (Vec::new(), Vec::new());
+    for (number, event) in items.into_iter().enumerate() {
+        let (email, key) = match segment::classify(rules, &event, now) {
+            Outcome::Filtered(_) => continue,
+            Outcome::Invalid { reason, .. } => {
+                invalid.push(reason);
+                continue;
+            }
+            Outcome::Identify(identify) => {
+                let key = DedupKey::of(&identify, rules.engage);
+                (identify.email, key)
+            }
+        };
+        events.push(Sendable { email, event, item: Some(number), key });
+    }
+    match invalid.first() {
+        Some(reason) if events.is_empty() => Today::Invalid(Reason::Invalid(*reason)),
+        None if events.is_empty() => Today::Filtered,
+        _ => Today::Events(events, invalid.len() as u64),
     }
 }
 
@@ -281,10 +309,28 @@ mod tests {
         let missing = Today::Invalid(Reason::Invalid(segment::Invalid::MissingEmail));
         assert_eq!(today(&Rules::default(), Some(event), false, now), missing);
         let rules = Rules { user_id_as_email: true, ..Rules::default() };
-        let right = Today::Events(vec![("ada@example.com".to_owned(), event.as_slice().into(), None)]);
-        assert_eq!(today(&rules, Some(event), false, now), right);
+        let sent = |letter: Today<'_>| match letter {
+            Today::Events(events, invalid) => {
+                (events.into_iter().map(|sent| (sent.email, sent.event.into_owned(), sent.item)).collect(), invalid)
+            }
+            other => panic!("{other:?}"),
+        };
+        let right = ("ada@example.com".to_owned(), event.to_vec(), None);
+        assert_eq!(sent(today(&rules, Some(event), false, now)), (vec![right], 0));
         assert_eq!(contact(&rules, Some(event), true, now), Some(Contact::of("ada@example.com")));
         assert_eq!(today(&rules, Some(br#"{"type":"track"}"#), true, now), Today::Filtered);
+        let batch = |items: &[&str]| format!(r#"{{"batch":[{}]}}"#, items.join(","));
+        let (good, bad) = (String::from_utf8_lossy(event), r#"{"type":"identify","timestamp":"2026-11-20"}"#);
+        let mixed = batch(&[bad, r#"{"type":"track"}"#, &good]);
+        let (events, invalid): (Vec<_>, u64) = sent(today(&rules, Some(mixed.as_bytes()), false, now));
+        assert_eq!((events.len(), events[0].2, invalid), (1, Some(2), 1));
+        assert_eq!(
+            today(&rules, Some(batch(&[bad, bad]).as_bytes()), false, now),
+            missing,
+            "not that nothing is for Nat.app"
+        );
+        let tracks = batch(&[r#"{"type":"track"}"#]);
+        assert_eq!(today(&rules, Some(tracks.as_bytes()), false, now), Today::Filtered);
     }
 
     #[test]

@@ -27,7 +27,7 @@ pub use own::{Inspected, TopicReport, Verified, ensure_layout, inspect, verify_k
 pub use patience::patiently;
 pub use producer::{Ack, AckingProducer, OutgoingRecord, PolledProducer, Refused, WriteFailure};
 pub use range::{Next, Range, RangeReader, between, whole};
-pub use topics::{committed, ends, partitions, source_partitions, verify_source, with_records_after};
+pub use topics::{Group, committed, ends, partitions, source_partitions, verify_source, with_records_after};
 
 use std::time::Duration;
 

@@ -149,6 +149,37 @@ pub async fn ends(
     .await
 }
 
+/// A group as somebody sees it who is no member. Blocking: for a thread.
+pub struct Group {
+    client: BaseConsumer<Context>,
+    timeout: Duration,
+}
+
+impl Group {
+    /// # Errors
+    /// When the client cannot be made.
+    pub fn new(config: &Config, group: &str) -> Result<Group, KafkaProblem> {
+        let mut settings = admin_config(config);
+        settings.set("group.id", group).set("enable.auto.commit", "false");
+        Ok(Group { client: client(&settings)?, timeout: config.kafka.timeout })
+    }
+
+    /// What it has committed, 0 where nothing.
+    ///
+    /// # Errors
+    /// When the brokers do not answer.
+    pub fn committed(&self, partitions: &[TopicPartition]) -> Result<BTreeMap<TopicPartition, i64>, KafkaProblem> {
+        let mut list = TopicPartitionList::new();
+        for (topic, partition) in partitions {
+            list.add_partition(topic, *partition);
+        }
+        let asked = self.client.committed_offsets(list, self.timeout);
+        let list = asked.map_err(|error| failed("reading committed offsets", error))?;
+        let offset = |offset: Offset| if let Offset::Offset(offset) = offset { offset } else { 0 };
+        Ok(list.elements().iter().map(|e| ((e.topic().to_owned(), e.partition()), offset(e.offset()))).collect())
+    }
+}
+
 /// What a group has committed, 0 where nothing.
 ///
 /// # Errors
@@ -158,20 +189,8 @@ pub async fn committed(
     group: &str,
     partitions: Vec<TopicPartition>,
 ) -> Result<BTreeMap<TopicPartition, i64>, KafkaProblem> {
-    let timeout = config.kafka.timeout;
-    let mut settings = admin_config(config);
-    settings.set("group.id", group).set("enable.auto.commit", "false");
-    let asked = tokio::task::spawn_blocking(move || {
-        let client = client(&settings)?;
-        let mut list = TopicPartitionList::new();
-        for (topic, partition) in &partitions {
-            list.add_partition(topic, *partition);
-        }
-        let list =
-            client.committed_offsets(list, timeout).map_err(|error| failed("reading committed offsets", error))?;
-        let offset = |offset: Offset| if let Offset::Offset(offset) = offset { offset } else { 0 };
-        Ok(list.elements().iter().map(|e| ((e.topic().to_owned(), e.partition()), offset(e.offset()))).collect())
-    });
+    let (config, group) = (config.clone(), group.to_owned());
+    let asked = tokio::task::spawn_blocking(move || Group::new(&config, &group)?.committed(&partitions));
     asked
         .await
         .unwrap_or_else(|error| Err(KafkaProblem::Stopped(format!("reading committed offsets was cut short: {error}"))))

@@ -148,6 +148,19 @@ impl World {
         self.flush();
     }
 
+    /// The same dead letter once more, as if it had been written at that time: Unix milliseconds.
+    pub fn dead_letter_of_time(&self, letter: &DeadLetter, millis: i64) {
+        let headers = letter
+            .headers
+            .iter()
+            .fold(OwnedHeaders::new(), |headers, (key, value)| headers.insert(Header { key, value: value.as_deref() }));
+        let topic = self.topic("dead-letter");
+        let mut record: BaseRecord<'_, [u8], [u8]> = BaseRecord::to(&topic).headers(headers).timestamp(millis);
+        (record.key, record.payload) = (letter.key.as_deref(), letter.value.as_deref());
+        self.producer.send(record).map_err(|(error, _)| error).expect("sent");
+        self.flush();
+    }
+
     /// What came into the queue by that road.
     pub fn queued_by(&self, road: &str) -> Vec<Record> {
         let mut records = self.read(&self.topic("queue"));

@@ -13,6 +13,7 @@ use super::email;
 use super::known::{Delivery, Known, What};
 use super::tell::{self, untold};
 use crate::cli::progress::Progress;
+use crate::cli::table::printable;
 use crate::cli::time::shown;
 use crate::cli::{CommandError, STOPPED, SettingsArgs, Stopped, interruptible, load, start_logs};
 use crate::config::{Config, Log};
@@ -153,9 +154,9 @@ fn told(config: &Config, known: &Known, dry_run: bool) -> String {
         text += &match &delivery.what {
             What::Visit(day) => format!("  the visit of {day}, delivered {at}\n"),
             What::Engage { key, .. } if delivery.is_in_doubt() => {
-                format!("  the value of {key} (Engage), in doubt since {at}\n")
+                format!("  the value of {} (Engage), in doubt since {at}\n", printable(key))
             }
-            What::Engage { key, .. } => format!("  the value of {key} (Engage), delivered {at}\n"),
+            What::Engage { key, .. } => format!("  the value of {} (Engage), delivered {at}\n", printable(key)),
         };
     }
     text += &untold(known);

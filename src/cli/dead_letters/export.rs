@@ -49,18 +49,21 @@ pub async fn run(args: ExportArgs) -> Result<ExitCode, CommandError> {
         Ok(prepared) => prepared,
         Err(code) => return Ok(code),
     };
-    let mut target = Target::open(&args.file, args.force)?;
+    // Of a file that cannot be, one hears before Kafka is asked; and nothing is begun when that does not answer.
+    Target::check(&args.file, args.force)?;
     let ranges = scan::ranges(&config, &filter).await?;
+    let mut target = Target::open(&args.file)?;
     let exported = interruptible(move |stopped| {
         // Each line tells whether its letter was redriven: the notes of that stand behind the letters.
-        match scan::notes(&config, &filter, ranges.clone(), stopped) {
-            Ok(Some(redriven)) => export(&config, &filter, args.open, ranges, &redriven, target, stopped),
+        let exported = match scan::notes(&config, &filter, ranges.clone(), stopped) {
+            Ok(Some(redriven)) => export(&config, &filter, args.open, ranges, &redriven, &mut target, stopped),
             Ok(None) => target.end(false, 0),
-            Err(problem) => {
-                target.discard();
-                Err(problem)
-            }
+            Err(problem) => Err(problem),
+        };
+        if exported.is_err() {
+            target.discard();
         }
+        exported
     });
     exported.await
 }
@@ -71,7 +74,7 @@ fn export(
     only_open: bool,
     ranges: Vec<Range>,
     redriven: &Redriven,
-    mut target: Target,
+    target: &mut Target,
     stopped: &Stopped,
 ) -> Result<ExitCode, CommandError> {
     let mut count = 0_u64;
@@ -83,7 +86,7 @@ fn export(
             target.write(&line(&found, redriven))
         }
     })?;
-    target.end(all || target.reader_gone, count)
+    target.end(all.is_some() || target.reader_gone, count)
 }
 
 /// Standard output, or a file that gets its name when it is whole.
@@ -96,9 +99,9 @@ struct Target {
 }
 
 impl Target {
-    fn open(path: &Path, force: bool) -> Result<Target, CommandError> {
+    fn check(path: &Path, force: bool) -> Result<(), CommandError> {
         if path.as_os_str() == "-" {
-            return Ok(Target { out: Box::new(BufWriter::new(io::stdout())), file: None, reader_gone: false });
+            return Ok(());
         }
         let told = |problem: &dyn std::fmt::Display| CommandError::Told(format!("{}: {problem}", path.display()));
         if path.is_dir() {
@@ -106,6 +109,13 @@ impl Target {
         }
         if path.exists() && !force {
             return Err(told(&"it is there already; name another file, or --force replaces it"));
+        }
+        Ok(())
+    }
+
+    fn open(path: &Path) -> Result<Target, CommandError> {
+        if path.as_os_str() == "-" {
+            return Ok(Target { out: Box::new(BufWriter::new(io::stdout())), file: None, reader_gone: false });
         }
         let mut partial = path.as_os_str().to_owned();
         partial.push(".partial");
@@ -133,10 +143,10 @@ impl Target {
         }
     }
 
-    /// Nothing is to be exported.
+    /// A problem cut it short: personal data is not left behind.
     fn discard(&self) {
         if let Some((_, partial)) = &self.file {
-            let _ = fs::remove_file(partial); // It is empty.
+            let _ = fs::remove_file(partial); // The problem is told.
         }
     }
 

@@ -49,6 +49,8 @@ struct Rows {
     limit: usize,
     /// How many there are, listed or not.
     count: u64,
+    /// Whether the filters mean them or not.
+    read: u64,
 }
 
 pub async fn run(args: ListArgs) -> Result<ExitCode, CommandError> {
@@ -60,14 +62,14 @@ pub async fn run(args: ListArgs) -> Result<ExitCode, CommandError> {
     let limit = args.limit.unwrap_or(if as_json { usize::MAX } else { A_SCREENFUL });
     let ranges = scan::ranges(&config, &filter).await?;
     let read = interruptible(move |stopped| {
-        let mut rows = Rows { rows: Vec::new(), oldest_first: args.oldest_first, limit, count: 0 };
+        let mut rows = Rows { rows: Vec::new(), oldest_first: args.oldest_first, limit, count: 0, read: 0 };
         let mut redriven = Redriven::default();
         if args.open {
             // The notes stand behind the letters, and there is no knowing how far.
             let Some(notes) = scan::notes(&config, &filter, ranges.clone(), stopped)? else { return Ok(None) };
             redriven = notes;
         }
-        let all = scan::select(&config, &filter, ranges, "reading", stopped, |found| {
+        let read = scan::select(&config, &filter, ranges, "reading", stopped, |found| {
             let is_listed = !args.open || redriven.at(found.place()).is_none();
             if !redriven.note(&found) && is_listed {
                 rows.add(Row::of(&config, &found));
@@ -75,7 +77,8 @@ pub async fn run(args: ListArgs) -> Result<ExitCode, CommandError> {
             Ok(ControlFlow::Continue(()))
         })?;
         rows.cut();
-        Ok(all.then_some((rows, redriven)))
+        rows.read = read.unwrap_or(0);
+        Ok(read.map(|_| (rows, redriven)))
     });
     let Some((rows, redriven)) = read.await? else { return Ok(scan::cut_short()) };
     print!("{}", if as_json { rows.json(&redriven) } else { rows.words(&redriven) });
@@ -108,8 +111,8 @@ impl Rows {
     }
 
     fn words(&self, redriven: &Redriven) -> String {
-        if self.rows.is_empty() {
-            return "no dead letters\n".to_owned();
+        if self.count == 0 {
+            return scan::none_of(self.read);
         }
         let rows: Vec<_> = self.rows.iter().map(|row| row.cells(redriven)).collect();
         table(&Row::HEAD, &Row::RIGHT, &rows)

@@ -1,7 +1,9 @@
 //! `dead-letters`: what could not be delivered, and why; and how it is sent again once that is mended.
 
+mod choice;
 mod export;
 mod list;
+mod notes;
 mod outcomes;
 mod reason;
 mod redrive;
@@ -9,6 +11,7 @@ mod row;
 pub mod scan;
 mod show;
 mod stats;
+mod told_since;
 
 use std::process::ExitCode;
 

@@ -14,8 +14,8 @@ use crate::cli::progress::Progress;
 use crate::cli::{CommandError, Stopped};
 use crate::config::Config;
 use crate::dead_letter::Kind;
-use crate::dedup::Change;
-use crate::kafka::{self, KafkaProblem, Next, Range, RangeReader, TopicPartition};
+use crate::dedup::{self, Change};
+use crate::kafka::{self, Group, KafkaProblem, Next, Range, RangeReader, TopicPartition};
 
 /// How often committed offsets are looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -39,21 +39,33 @@ pub struct Watch {
 pub struct Outcomes {
     delivered: u64,
     dead_again: u64,
-    duplicate: u64,
+    /// What was neither: that leaves no record.
+    duplicate_or_filtered: u64,
+    /// Records of `delivered` that this version cannot read: some of the events may stand there.
+    unreadable: u64,
 }
 
 impl Outcomes {
     pub fn json(&self) -> serde_json::Value {
-        json!({"delivered": self.delivered, "duplicate": self.duplicate, "dead_again": self.dead_again})
+        json!({
+            "delivered": self.delivered, "duplicate_or_filtered": self.duplicate_or_filtered,
+            "dead_again": self.dead_again, "unreadable": self.unreadable,
+        })
     }
 
     pub fn lines(&self) -> impl Iterator<Item = (&'static str, u64, &'static str)> {
-        [
+        let unreadable = "records of another tool or a newer version; if deliveries, they count as duplicate here";
+        let lines = [
             ("delivered", self.delivered, ""),
-            ("duplicate", self.duplicate, "their contact had been delivered on that day by then"),
+            (
+                "duplicate or filtered",
+                self.duplicate_or_filtered,
+                "Nat.app had been told by then, or their contact is suppressed",
+            ),
             ("dead again", self.dead_again, "dead letters anew: list them, newest first"),
-        ]
-        .into_iter()
+        ];
+        let seldom = (self.unreadable > 0).then_some(("unreadable", self.unreadable, unreadable));
+        lines.into_iter().chain(seldom)
     }
 }
 
@@ -78,7 +90,8 @@ impl Watch {
         }
         let delivered = since(self.delivered, again(&config.topics.delivered)?);
         let letters = since(self.letters, again(&config.topics.dead_letter)?);
-        let Some(delivered) = accepted(config, delivered, sent, stopped).map_err(CommandError::told)? else {
+        let Some((delivered, unreadable)) = accepted(config, delivered, sent, stopped).map_err(CommandError::told)?
+        else {
             return Ok(None);
         };
         let expected: BTreeSet<&Sent> = sent.values().collect();
@@ -95,8 +108,8 @@ impl Watch {
         })?;
         let outcomes = || {
             let (delivered, dead_again) = (delivered, dead.len() as u64);
-            let duplicate = (sent.len() as u64).saturating_sub(delivered + dead_again);
-            Outcomes { delivered, dead_again, duplicate }
+            let duplicate_or_filtered = (sent.len() as u64).saturating_sub(delivered + dead_again);
+            Outcomes { delivered, dead_again, duplicate_or_filtered, unreadable }
         };
         Ok(all.then(outcomes))
     }
@@ -114,8 +127,9 @@ fn wait_until_settled(
     let mut progress = Progress::new("waiting for their outcomes", "events", sent.len() as u64);
     // How many were settled when that last changed, and when; `None` once it has been told that nothing moves.
     let mut moved = Some((0, Instant::now()));
+    let group = Group::new(config, &config.topics.deliver_group).map_err(CommandError::told)?;
     while !stopped.is_so() {
-        match Handle::current().block_on(kafka::committed(config, &config.topics.deliver_group, places.clone())) {
+        match group.committed(&places) {
             Ok(committed) => {
                 let is_settled = |(partition, offset): &&(i32, i64)| {
                     committed.get(&place(*partition)).is_some_and(|next| next > offset)
@@ -151,29 +165,34 @@ fn since(before: Vec<Range>, now: Vec<Range>) -> Vec<Range> {
         .collect()
 }
 
-/// How many of them the changelog says were accepted.
+/// How many of them the changelog says were accepted, and how many of its records nobody here can read.
 fn accepted(
     config: &Config,
     ranges: Vec<Range>,
     sent: &BTreeMap<(i32, i64), Sent>,
     stopped: &Stopped,
-) -> Result<Option<u64>, KafkaProblem> {
+) -> Result<Option<(u64, u64)>, KafkaProblem> {
     let mut reader = RangeReader::new(config, ranges)?;
-    let mut accepted = BTreeSet::new();
+    let (mut accepted, mut unreadable) = (BTreeSet::new(), 0);
+    let given_up = dedup::Kind::Engage { value: dedup::Kind::IN_DOUBT };
     while !stopped.is_so() {
         match reader.next()? {
             Next::Record(message) => {
-                let change = Change::decode(message.key().unwrap_or_default(), message.payload().unwrap_or_default());
-                if let Ok(Change::Delivered(delivered)) = change {
-                    // Record p of one topic belongs to partition p of the other.
-                    let place = (message.partition(), delivered.queue_offset);
-                    if sent.contains_key(&place) {
-                        accepted.insert(place);
+                let Some(value) = message.payload() else { continue }; // A key is forgotten.
+                match Change::decode(message.key().unwrap_or_default(), value) {
+                    Ok(Change::Delivered(delivered)) if delivered.key.kind != given_up => {
+                        // Record p of one topic belongs to partition p of the other.
+                        let place = (message.partition(), delivered.queue_offset);
+                        if sent.contains_key(&place) {
+                            accepted.insert(place);
+                        }
                     }
+                    Ok(_) => {} // Given up, or an attempt.
+                    Err(_) => unreadable += 1,
                 }
             }
             Next::Idle => {}
-            Next::End => return Ok(Some(accepted.len() as u64)),
+            Next::End => return Ok(Some((accepted.len() as u64, unreadable))),
         }
     }
     Ok(None)

@@ -8,27 +8,28 @@
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::process::ExitCode;
-use std::sync::mpsc::{Receiver, channel};
-use std::time::{Duration, Instant};
 
 use clap::Args;
 use jiff::Timestamp;
 use rdkafka::message::{Header, OwnedHeaders};
 use serde_json::json;
 
+use super::choice::{Choice, Chosen, Counts, PassedOver, Taken, count};
+use super::notes::Notes;
 use super::outcomes::{Outcomes, Sent, Watch};
-use super::scan::{self, Found, Place, Redriven};
+use super::scan::{self, Found, Place};
+use super::told_since::EngageEvent;
 use super::{FilterArgs, prepare};
 use crate::cli::progress::Progress;
-use crate::cli::table::number;
+use crate::cli::table::{number, printable};
+use crate::cli::time::shown;
 use crate::cli::{CommandError, STOPPED, SettingsArgs, Stopped, interruptible};
 use crate::config::Config;
-use crate::dead_letter::record::{Today, today};
-use crate::dead_letter::{Filter, Kind, Letter, Note, Origin, Road};
+use crate::dead_letter::record::{Sendable, Today, today};
+use crate::dead_letter::{Filter, Kind, Letter, Origin, Road};
+use crate::dedup::DedupKey;
 use crate::enqueue::{Enqueue, Enqueued, Entry};
-use crate::kafka::{
-    Ack, AckingProducer, Headers, KafkaProblem, Next, OutgoingRecord, Range, RangeReader, producer_config,
-};
+use crate::kafka::{Headers, Next, Range, RangeReader};
 
 /// Put them into the queue again, so that they are sent to Nat.app
 #[derive(Debug, Args)]
@@ -38,7 +39,9 @@ use crate::kafka::{
     Takes what is there at its start. It can be stopped (Ctrl-C) and run again: what was taken is noted in the dead-letter\n\
     topic, and passed over. Two at a time do no harm: what both take is sent once, since the contact's day is used up.\n\
     Passed over as well: what is still invalid by today's rules, what another tool wrote, what does not stand in the topic\n\
-    whole, and what was redriven --max-redrives times already.\n\n\
+    whole, what was redriven --max-redrives times already, and Engage's events older than the value that Nat.app has.\n\n\
+    Of a dead letter older than dedup.retention the contact's day may have been delivered by another event since, and been\n\
+    forgotten: it is told how many that are, and nothing is sent without --allow-redelivery.\n\n\
     Exit codes: 0 done, 1 a problem, 2 wrong usage, 130 stopped before it was done.")]
 pub struct RedriveArgs {
     #[command(flatten)]
@@ -51,55 +54,18 @@ pub struct RedriveArgs {
     /// So many events a second at most
     #[arg(long, value_name = "EVENTS", value_parser = clap::value_parser!(u32).range(1..))]
     rate: Option<u32>,
+    /// Also what is older than dedup.retention, of which Nat.app may have been told by another event
+    #[arg(long)]
+    allow_redelivery: bool,
     /// Pass over what was redriven so often already
     #[arg(long, value_name = "TIMES", default_value_t = 3)]
     max_redrives: u32,
     /// Wait until Nat.app has answered, and say what came of them; needs a running service
     #[arg(long, conflicts_with = "dry_run")]
     wait: bool,
-    /// One JSON object at the end: letters, events, reasons, passed_over, outcomes, stopped
+    /// One JSON object at the end: letters, events, reasons, passed_over, items_left, forgettable_contact_days, outcomes, stopped
     #[arg(long)]
     json: bool,
-}
-
-/// Why a letter is not redriven.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum PassedOver {
-    AlreadyRedriven,
-    RedrivenTooOften,
-    StillInvalid,
-    NothingForNat,
-    Truncated,
-    TooLarge,
-    Foreign,
-}
-
-impl PassedOver {
-    fn as_str(self) -> &'static str {
-        match self {
-            PassedOver::AlreadyRedriven => "already_redriven",
-            PassedOver::RedrivenTooOften => "redriven_too_often",
-            PassedOver::StillInvalid => "still_invalid",
-            PassedOver::NothingForNat => "nothing_for_nat",
-            PassedOver::Truncated => "truncated",
-            PassedOver::TooLarge => "too_large",
-            PassedOver::Foreign => "foreign",
-        }
-    }
-
-    fn because(self) -> &'static str {
-        match self {
-            PassedOver::AlreadyRedriven => "taken by an earlier redrive",
-            PassedOver::RedrivenTooOften => "redriven --max-redrives times already, and dead again each time",
-            PassedOver::StillInvalid => "by today's rules they are invalid still",
-            PassedOver::NothingForNat => "by today's rules they are filtered",
-            PassedOver::Truncated => {
-                "their beginning only is here; replay the whole from the source topic (show tells where)"
-            }
-            PassedOver::TooLarge => "larger than the queue topic takes (max.message.bytes)",
-            PassedOver::Foreign => "another tool wrote them",
-        }
-    }
 }
 
 pub async fn run(args: RedriveArgs) -> Result<ExitCode, CommandError> {
@@ -110,9 +76,10 @@ pub async fn run(args: RedriveArgs) -> Result<ExitCode, CommandError> {
     // It is fixed now: what becomes a dead letter again is not taken again by this run.
     let ranges = scan::ranges(&config, &filter).await?;
     let watch = if args.wait { Some(Watch::begin(&config).await?) } else { None };
-    let limits = (args.max_redrives, args.rate);
     let (dry_run, as_json) = (args.dry_run, args.json);
-    let done = interruptible(move |stopped| redrive(&config, &filter, ranges, limits, dry_run, watch, stopped));
+    let options =
+        Options { dry_run, rate: args.rate, max_redrives: args.max_redrives, allow_redelivery: args.allow_redelivery };
+    let done = interruptible(move |stopped| redrive(&config, &filter, ranges, &options, watch, stopped));
     let Some(report) = done.await? else { return Ok(scan::cut_short()) };
     print!("{}", if as_json { format!("{}\n", report.json(dry_run)) } else { report.words(dry_run) });
     if report.stopped {
@@ -121,28 +88,45 @@ pub async fn run(args: RedriveArgs) -> Result<ExitCode, CommandError> {
     Ok(if report.stopped { ExitCode::from(STOPPED) } else { ExitCode::SUCCESS })
 }
 
+/// What becomes older than the retention until somebody has taken the younger ones, as told. Milliseconds.
+const TIME_TO_START: i64 = 600_000;
+
+struct Options {
+    dry_run: bool,
+    rate: Option<u32>,
+    max_redrives: u32,
+    allow_redelivery: bool,
+}
+
+/// `None`: it was stopped before anything was sent.
 fn redrive(
     config: &Config,
     filter: &Filter,
     ranges: Vec<Range>,
-    (max_redrives, rate): (u32, Option<u32>),
-    dry_run: bool,
+    options: &Options,
     watch: Option<Watch>,
     stopped: &Stopped,
 ) -> Result<Option<Report>, CommandError> {
-    let mut choice = Choice::default();
+    let mut choice = Choice::new(config, options.max_redrives, Timestamp::now());
     let all = scan::select(config, filter, ranges.clone(), "reading", stopped, |found| {
-        choice.decide(config, max_redrives, &found);
+        choice.decide(&found);
         Ok(ControlFlow::Continue(()))
     })?;
-    if !all {
+    if all.is_none() {
         return Ok(None);
     }
-    let mut report = choice.settle();
-    if dry_run || report.chosen.is_empty() {
-        return Ok(Some(report));
+    let horizon = choice.horizon();
+    let chosen = choice.settle(stopped)?;
+    if stopped.is_so() {
+        return Ok(None);
     }
-    let mut sending = Sending::new(config, rate, watch.is_some())?;
+    if options.dry_run || chosen.letters.is_empty() {
+        return Ok(Some(Report::of(chosen)));
+    }
+    ask_for_leave(config, &chosen, horizon, options.allow_redelivery)?;
+    // What was counted in advance is counted anew: the rules look at the clock.
+    let mut report = Report { events: 0, items_left: Counts::new(), ..Report::of(chosen) };
+    let mut sending = Sending::new(config, options.rate, watch.is_some())?;
     sending.run(&ranges, &mut report, stopped)?;
     if let Some(watch) = watch {
         report.outcomes = watch.wait(config, &sending.sent, stopped)?;
@@ -151,71 +135,27 @@ fn redrive(
     Ok(Some(report))
 }
 
-/// What the first reading finds out.
-#[derive(Default)]
-struct Choice {
-    /// Those to be taken, with the number of their reason.
-    taken: BTreeMap<Place, u16>,
-    reasons: Vec<String>,
-    passed_over: BTreeMap<Place, PassedOver>,
-    redriven: Redriven,
-}
-
-impl Choice {
-    fn decide(&mut self, config: &Config, max_redrives: u32, found: &Found) {
-        if self.redriven.note(found) {
-            return;
-        }
-        match why_not(config, max_redrives, found) {
-            Some(why) => drop(self.passed_over.insert(found.place(), why)),
-            None => {
-                let reason = self.reason(found);
-                self.taken.insert(found.place(), reason);
-            }
-        }
+/// Whether what was delivered since, and forgotten, may be sent again.
+fn ask_for_leave(config: &Config, chosen: &Chosen, horizon: i64, is_allowed: bool) -> Result<(), CommandError> {
+    let contact_days = chosen.forgettable.len() as u64;
+    if contact_days == 0 {
+        return Ok(());
     }
-
-    /// There are few reasons, and there may be millions of letters.
-    fn reason(&mut self, found: &Found) -> u16 {
-        let Kind::Letter(letter) = &found.kind else { return 0 };
-        let known = self.reasons.iter().position(|reason| *reason == letter.reason);
-        let number = known.unwrap_or_else(|| {
-            self.reasons.push(letter.reason.clone());
-            self.reasons.len() - 1
-        });
-        u16::try_from(number).unwrap_or(u16::MAX)
+    let retention = humantime::format_duration(config.dedup_retention);
+    let told = format!(
+        "{} contact-days (and Engage values) are of dead letters older than dedup.retention ({retention}): what another \
+         event delivered of them since may have been forgotten, and would be sent again",
+        number(contact_days)
+    );
+    if is_allowed {
+        eprintln!("{told}. --allow-redelivery: so be it");
+        return Ok(());
     }
-
-    /// When all notes are known.
-    fn settle(mut self) -> Report {
-        for place in self.redriven.places() {
-            let chosen = self.taken.remove(&place).is_some();
-            if chosen || self.passed_over.contains_key(&place) {
-                self.passed_over.insert(place, PassedOver::AlreadyRedriven);
-            }
-        }
-        let wanted = self.taken.len() as u64;
-        let mut report = Report { chosen: self.taken, wanted, reasons: self.reasons, ..Report::default() };
-        for why in self.passed_over.into_values() {
-            *report.passed_over.entry(why).or_insert(0) += 1;
-        }
-        report
-    }
-}
-
-fn why_not(config: &Config, max_redrives: u32, found: &Found) -> Option<PassedOver> {
-    let Kind::Letter(letter) = &found.kind else { return Some(PassedOver::Foreign) };
-    if letter.truncated.is_some() {
-        return Some(PassedOver::Truncated);
-    }
-    if letter.redrives >= max_redrives {
-        return Some(PassedOver::RedrivenTooOften);
-    }
-    match today(&config.rules, found.value(), letter.is_event, Timestamp::now()) {
-        Today::Events(_) => None,
-        Today::Filtered => Some(PassedOver::NothingForNat),
-        Today::Invalid(_) => Some(PassedOver::StillInvalid),
-    }
+    let since = shown(horizon.saturating_add(TIME_TO_START));
+    Err(CommandError::Told(format!(
+        "{told}. Nothing was sent. Add --allow-redelivery to send them all the same, or take the younger ones only: \
+         --since {since}"
+    )))
 }
 
 /// The events of one letter on their way.
@@ -244,10 +184,10 @@ impl Sending<'_> {
     }
 
     fn run(&mut self, ranges: &[Range], report: &mut Report, stopped: &Stopped) -> Result<(), CommandError> {
-        let chosen = std::mem::take(&mut report.chosen);
+        let chosen = std::mem::take(&mut report.chosen.letters);
         let mut reader = RangeReader::new(self.config, narrowed(ranges, &chosen)).map_err(CommandError::told)?;
         let mut progress = Progress::new("redrive", "dead letters", chosen.len() as u64);
-        let mut taken = 0;
+        let mut done = 0;
         report.stopped = loop {
             if stopped.is_so() {
                 break true;
@@ -255,9 +195,9 @@ impl Sending<'_> {
             match reader.next().map_err(CommandError::told)? {
                 Next::Record(message) => {
                     let found = Found::new(message);
-                    if let Some(reason) = chosen.get(&found.place()) {
-                        self.send(&found, *reason, report)?;
-                        taken += 1;
+                    if let Some(taken) = chosen.get(&found.place()) {
+                        self.send(&found, taken.reason, report, stopped)?;
+                        done += 1;
                     }
                 }
                 Next::Idle => {}
@@ -265,23 +205,39 @@ impl Sending<'_> {
             }
             let acknowledged = self.queue.acknowledged().map_err(CommandError::told)?;
             self.note(acknowledged, report)?;
-            progress.at(taken);
+            progress.at(done);
         };
         let rest = self.queue.finish().map_err(CommandError::told)?;
         self.note(rest, report)?;
         self.notes.finish().map_err(CommandError::told)
     }
 
-    fn send(&mut self, found: &Found, reason: u16, report: &mut Report) -> Result<(), CommandError> {
+    fn send(&mut self, found: &Found, reason: u16, report: &mut Report, stopped: &Stopped) -> Result<(), CommandError> {
         let Kind::Letter(letter) = &found.kind else { return Ok(()) };
         // The clock has gone on since the first reading: a timestamp may be out of range by now.
-        let Today::Events(events) = today(&self.config.rules, found.value(), letter.is_event, Timestamp::now()) else {
-            *report.passed_over.entry(PassedOver::StillInvalid).or_insert(0) += 1;
-            return Ok(());
+        let (mut events, invalid) = match today(&self.config.rules, found.value(), letter.is_event, Timestamp::now()) {
+            Today::Events(events, invalid) => (events, invalid),
+            Today::Filtered | Today::Invalid(_) => (Vec::new(), 0),
         };
+        let all = events.len();
+        let is_told = |key: &DedupKey, item| {
+            let event = EngageEvent::of(key, &origin(self.config, found, letter, item));
+            event.is_some_and(|event| report.chosen.told.holds(&event))
+        };
+        events.retain(|sent| !is_told(&sent.key, sent.item));
+        if events.is_empty() {
+            count(&mut report.passed_over, PassedOver::StillInvalid, 1);
+            return Ok(());
+        }
+        count(&mut report.items_left, PassedOver::StillInvalid, invalid);
+        count(&mut report.items_left, PassedOver::ToldSince, (all - events.len()) as u64);
         let place = found.place();
         self.under_way.insert(place, UnderWay { left: events.len(), reason, too_large: false });
-        for (email, event, item) in events {
+        for Sendable { email, event, item, .. } in events {
+            if stopped.is_so() {
+                // Without its note the whole letter is taken again; of what was sent dedup knows.
+                return Ok(());
+            }
             let origin = origin(self.config, found, letter, item);
             let sent = self.waits.then(|| Sent { source: origin.to_string(), redrives: letter.redrives + 1 });
             let entry = Entry { email: &email, event: &event, headers: owned(&letter.original), origin: &origin };
@@ -310,7 +266,7 @@ impl Sending<'_> {
             let Some(UnderWay { reason, too_large, .. }) = self.under_way.remove(&place) else { continue };
             if too_large {
                 // Not noted: once the topic takes more, it can be redriven.
-                *report.passed_over.entry(PassedOver::TooLarge).or_insert(0) += 1;
+                count(&mut report.passed_over, PassedOver::TooLarge, 1);
             } else {
                 *report.redriven.entry(reason).or_insert(0) += 1;
                 self.notes.write(place).map_err(CommandError::told)?;
@@ -321,7 +277,7 @@ impl Sending<'_> {
 }
 
 /// From the first to the last of those chosen in each partition.
-fn narrowed(ranges: &[Range], chosen: &BTreeMap<Place, u16>) -> Vec<Range> {
+fn narrowed(ranges: &[Range], chosen: &BTreeMap<Place, Taken>) -> Vec<Range> {
     let narrow = |range: &Range| {
         let place = |offset| Place { partition: range.place.1, offset };
         let mut within = chosen.range(place(range.begin)..place(range.end)).map(|(place, _)| place.offset);
@@ -332,7 +288,7 @@ fn narrowed(ranges: &[Range], chosen: &BTreeMap<Place, u16>) -> Vec<Range> {
 }
 
 /// Where the event came from: the same as before, with the road that it takes now.
-fn origin<'a>(config: &'a Config, found: &'a Found, letter: &'a Letter, item: Option<usize>) -> Origin<'a> {
+pub fn origin<'a>(config: &'a Config, found: &'a Found, letter: &'a Letter, item: Option<usize>) -> Origin<'a> {
     let road = Some(Road::Redrive(letter.redrives.saturating_add(1)));
     let key = found.key().map(Into::into);
     match letter.origin.clone() {
@@ -354,105 +310,41 @@ fn owned(headers: &Headers) -> OwnedHeaders {
     headers.iter().fold(room, |owned, (key, value)| owned.insert(Header { key, value: value.as_deref() }))
 }
 
-/// Writes the notes of what was taken.
-struct Notes {
-    producer: AckingProducer<()>,
-    acks: Receiver<Ack<()>>,
-    topic: String,
-    under_way: usize,
-    last_sign: Instant,
-}
-
-/// Without one acknowledgement for so long it is given up.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-impl Notes {
-    fn new(config: &Config) -> Result<Notes, KafkaProblem> {
-        let (sender, acks) = channel();
-        let on_ack = move |ack| {
-            let _ = sender.send(ack); // Without a receiver nobody waits for it.
-        };
-        let producer = AckingProducer::new(&producer_config(config), Box::new(on_ack))?;
-        let topic = config.topics.dead_letter.clone();
-        Ok(Notes { producer, acks, topic, under_way: 0, last_sign: Instant::now() })
-    }
-
-    fn write(&mut self, Place { partition, offset }: Place) -> Result<(), KafkaProblem> {
-        let mut headers = Note { partition, offset }.headers();
-        loop {
-            let record = OutgoingRecord { topic: &self.topic, partition: None, key: None, value: None, headers };
-            match self.producer.send(record, ()) {
-                Ok(()) => {
-                    self.under_way += 1;
-                    return Ok(());
-                }
-                Err(refused) if refused.queue_full() => {
-                    headers = refused.headers;
-                    self.acknowledged()?;
-                    std::thread::sleep(Duration::from_millis(2));
-                }
-                Err(refused) => return Err(self.unwritten(&refused.error)),
-            }
-        }
-    }
-
-    fn acknowledged(&mut self) -> Result<(), KafkaProblem> {
-        while let Ok(ack) = self.acks.try_recv() {
-            self.acknowledge(ack)?;
-        }
-        match self.under_way > 0 && self.last_sign.elapsed() > PATIENCE {
-            true => Err(self.unwritten(&"no broker has taken a record for a minute")),
-            false => Ok(()),
-        }
-    }
-
-    fn finish(&mut self) -> Result<(), KafkaProblem> {
-        self.last_sign = Instant::now();
-        while self.under_way > 0 {
-            match self.acks.recv_timeout(Duration::from_millis(100)) {
-                Ok(ack) => self.acknowledge(ack)?,
-                Err(_) => self.acknowledged()?,
-            }
-        }
-        Ok(())
-    }
-
-    fn acknowledge(&mut self, ack: Ack<()>) -> Result<(), KafkaProblem> {
-        self.under_way -= 1;
-        self.last_sign = Instant::now();
-        ack.result.map(drop).map_err(|failure| self.unwritten(&failure))
-    }
-
-    fn unwritten(&self, error: &dyn std::fmt::Display) -> KafkaProblem {
-        let problem = format!(
-            "it cannot be noted what was redriven: {error}. Run the same command again: what is in the queue twice is sent once"
-        );
-        KafkaProblem::Topic { topic: self.topic.clone(), problem }
-    }
-}
-
 /// What is said at the end.
 #[derive(Default)]
 struct Report {
-    chosen: BTreeMap<Place, u16>,
-    /// How many were chosen.
+    chosen: Chosen,
+    /// How many letters were chosen.
     wanted: u64,
-    reasons: Vec<String>,
     /// Letters by their reason's number.
     redriven: BTreeMap<u16, u64>,
     events: u64,
-    passed_over: BTreeMap<PassedOver, u64>,
+    /// Letters.
+    passed_over: Counts,
+    /// Events of batches whose others were sent.
+    items_left: Counts,
     outcomes: Option<Outcomes>,
     stopped: bool,
 }
 
 impl Report {
+    fn of(mut chosen: Chosen) -> Report {
+        Report {
+            wanted: chosen.letters.len() as u64,
+            events: chosen.events,
+            passed_over: std::mem::take(&mut chosen.passed_over),
+            items_left: std::mem::take(&mut chosen.items_left),
+            chosen,
+            ..Report::default()
+        }
+    }
+
     /// Letters that were redriven, or would be.
     fn by_reason(&self, dry_run: bool) -> BTreeMap<&str, u64> {
         let mut counts = BTreeMap::new();
-        let name = |reason: u16| self.reasons.get(usize::from(reason)).map_or("-", String::as_str);
+        let name = |reason: u16| self.chosen.reasons.get(usize::from(reason)).map_or("-", String::as_str);
         if dry_run {
-            self.chosen.values().for_each(|reason| *counts.entry(name(*reason)).or_insert(0) += 1);
+            self.chosen.letters.values().for_each(|taken| *counts.entry(name(taken.reason)).or_insert(0) += 1);
         } else {
             counts.extend(self.redriven.iter().map(|(reason, count)| (name(*reason), *count)));
         }
@@ -472,10 +364,13 @@ impl Report {
 
     fn json(&self, dry_run: bool) -> serde_json::Value {
         let reasons = self.by_reason(dry_run);
-        let passed: BTreeMap<_, _> = self.passed_over.iter().map(|(why, count)| (why.as_str(), count)).collect();
+        let named =
+            |counts: &Counts| -> BTreeMap<_, _> { counts.iter().map(|(why, count)| (why.as_str(), *count)).collect() };
         json!({
             "dry_run": dry_run, "letters": reasons.values().sum::<u64>(), "events": self.events, "reasons": reasons,
-            "passed_over": passed, "outcomes": self.outcomes.as_ref().map(Outcomes::json), "stopped": self.stopped,
+            "passed_over": named(&self.passed_over), "items_left": named(&self.items_left),
+            "forgettable_contact_days": self.chosen.forgettable.len(),
+            "outcomes": self.outcomes.as_ref().map(Outcomes::json), "stopped": self.stopped,
         })
     }
 
@@ -483,12 +378,22 @@ impl Report {
         let reasons = self.by_reason(dry_run);
         let what = if dry_run { "to be redriven" } else { "redriven" };
         let line = |name: &str, count: u64, why: &str| {
-            format!("{}\n", format!("  {name:<24}{:>9}  {why}", number(count)).trim_end())
+            format!("{}\n", format!("  {:<24}{:>9}  {why}", printable(name), number(count)).trim_end())
         };
         let mut text = format!("{what}: {}\n", number(reasons.values().sum()));
         reasons.iter().for_each(|(reason, count)| text.push_str(&line(reason, *count, "")));
         text.push_str(&format!("passed over: {}\n", number(self.passed_over.values().sum())));
         self.passed_over.iter().for_each(|(why, count)| text.push_str(&line(why.as_str(), *count, why.because())));
+        if !self.items_left.is_empty() {
+            text.push_str("left, of batches whose other events are taken:\n");
+            self.items_left.iter().for_each(|(why, count)| text.push_str(&line(why.as_str(), *count, why.because())));
+        }
+        if dry_run && !self.chosen.forgettable.is_empty() {
+            let contact_days = number(self.chosen.forgettable.len() as u64);
+            text.push_str(&format!(
+                "contact-days older than dedup.retention, which could be sent again: {contact_days}\n"
+            ));
+        }
         if let Some(outcomes) = &self.outcomes {
             text.push_str("what came of them:\n");
             outcomes.lines().for_each(|(name, count, why)| text.push_str(&line(name, count, why)));

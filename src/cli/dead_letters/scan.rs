@@ -10,6 +10,7 @@ use tokio::runtime::Handle;
 
 use super::reason::{is_known, misspelt};
 use crate::cli::progress::Progress;
+use crate::cli::table::number;
 use crate::cli::{CommandError, STOPPED, Stopped};
 use crate::config::Config;
 use crate::dead_letter::record::contact;
@@ -79,8 +80,8 @@ impl Found {
     }
 }
 
-/// Which letters a redrive has taken, and when first: Unix milliseconds. A note may stand anywhere behind its letter, in any
-/// partition, so that nobody knows before all is read.
+/// Which letters a redrive has taken, and when first: Unix milliseconds. A note may stand anywhere behind its letter, so that
+/// nobody knows before all is read; earlier versions wrote it into any partition.
 #[derive(Debug, Default)]
 pub struct Redriven(BTreeMap<Place, i64>);
 
@@ -119,10 +120,18 @@ pub fn notes(
         redriven.note(&found);
         Ok(ControlFlow::Continue(()))
     })?;
-    Ok(all.then_some(redriven))
+    Ok(all.is_some().then_some(redriven))
 }
 
-/// As `read`, but only what the filter takes, and all notes.
+/// What is said where none is listed of so many that were read.
+pub fn none_of(read: u64) -> String {
+    match read {
+        0 => "no dead letters\n".to_owned(),
+        read => format!("none of the {} dead letters that were read is meant by these filters\n", number(read)),
+    }
+}
+
+/// As `read`, but only what the filter takes, and all notes. How many letters were read; `None` if it did not come to the end.
 pub fn select(
     config: &Config,
     filter: &Filter,
@@ -130,20 +139,23 @@ pub fn select(
     what: &'static str,
     stopped: &Stopped,
     mut each: impl FnMut(Found) -> Result<ControlFlow<()>, CommandError>,
-) -> Result<bool, CommandError> {
+) -> Result<Option<u64>, CommandError> {
+    let mut letters = 0;
     let mut unheard: Vec<&String> = filter.reasons.iter().filter(|word| !is_known(word)).collect();
     let all = read(config, ranges, what, stopped, |found| {
         if let Kind::Letter(letter) = &found.kind {
             unheard.retain(|word| **word != letter.reason);
         }
-        match matches!(found.kind, Kind::Note(_)) || found.is_meant(config, filter) {
+        let is_note = matches!(found.kind, Kind::Note(_));
+        letters += u64::from(!is_note);
+        match is_note || found.is_meant(config, filter) {
             true => each(found),
             false => Ok(ControlFlow::Continue(())),
         }
     })?;
     match unheard.first() {
         Some(word) if all => Err(misspelt(word)),
-        _ => Ok(all),
+        _ => Ok(all.then_some(letters)),
     }
 }
 

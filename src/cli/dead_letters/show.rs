@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 use super::row::Row;
 use super::scan::{self, Found, Place, Redriven};
 use super::{export, rfc3339};
+use crate::cli::table::printable;
 use crate::cli::time::shown;
 use crate::cli::{CommandError, SettingsArgs, interruptible, load};
 use crate::config::Config;
@@ -278,11 +279,6 @@ fn details(all: &mut Map<String, Value>, letter: &Letter) {
     ] {
         all.insert(name.into(), value);
     }
-}
-
-/// Nothing in it can move the cursor or change the terminal.
-fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
 #[cfg(test)]

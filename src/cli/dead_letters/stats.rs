@@ -37,6 +37,8 @@ struct Stats {
     /// By reason.
     places: BTreeMap<String, BTreeSet<Place>>,
     redriven: Redriven,
+    /// Letters, whether the filters mean them or not.
+    read: u64,
     first: Option<i64>,
     last: Option<i64>,
     statuses: BTreeMap<String, u64>,
@@ -52,13 +54,14 @@ pub async fn run(args: StatsArgs) -> Result<ExitCode, CommandError> {
     let ranges = scan::ranges(&config, &filter).await?;
     let stats = interruptible(move |stopped| {
         let mut stats = Stats::default();
-        let all = scan::select(&config, &filter, ranges, "reading", stopped, |found| {
+        let read = scan::select(&config, &filter, ranges, "reading", stopped, |found| {
             if !stats.redriven.note(&found) {
                 stats.count(&found);
             }
             Ok(ControlFlow::Continue(()))
         })?;
-        Ok(all.then_some(stats))
+        stats.read = read.unwrap_or(0);
+        Ok(read.map(|_| stats))
     });
     let Some(stats) = stats.await? else { return Ok(scan::cut_short()) };
     print!("{}", if args.json { format!("{}\n", stats.json()) } else { stats.words() });
@@ -111,7 +114,7 @@ impl Stats {
     }
 
     fn words(&self) -> String {
-        let (Some(first), Some(last)) = (self.first, self.last) else { return "no dead letters\n".to_owned() };
+        let (Some(first), Some(last)) = (self.first, self.last) else { return scan::none_of(self.read) };
         let mut reasons = self.reasons();
         reasons.sort_by_key(|(_, letters, _)| std::cmp::Reverse(*letters));
         let (all, left) = reasons.iter().fold((0, 0), |sum, (_, letters, open)| (sum.0 + letters, sum.1 + open));
