@@ -14,7 +14,7 @@ use rdkafka::message::{Message, OwnedHeaders, OwnedMessage};
 use super::feeder::{Count, Feeder, Judge, Judged, summary};
 use super::progress::Progress;
 use super::table::number;
-use super::time::{instant, shown};
+use super::time::{horizon, instant, well_behind};
 use super::{CommandError, STOPPED, SettingsArgs, Stopped, interruptible, load, start_logs};
 use crate::config::{Config, Log};
 use crate::dead_letter::{self, Origin, Road};
@@ -23,9 +23,6 @@ use crate::enqueue::Entry;
 use crate::kafka::{self, Bookmark, Next, Range, RangeReader};
 use crate::segment::{EngageMode, Outcome};
 use plan::Plan;
-
-/// What becomes forgettable until somebody has begun later, as told. Milliseconds.
-const TIME_TO_START: i64 = 600_000;
 
 /// Put a past range of the source topics into the queue once more
 #[derive(Debug, Args)]
@@ -273,7 +270,7 @@ impl Replay {
             eprintln!("{told}. --allow-redelivery: so be it");
             return Ok(());
         }
-        let from = shown(self.horizon().saturating_add(TIME_TO_START));
+        let from = well_behind(self.horizon());
         Err(CommandError::Told(format!(
             "{told}. Nothing was sent. Add --allow-redelivery to send them all the same, or begin later: --from {from}"
         )))
@@ -355,8 +352,7 @@ impl Replay {
 
     /// Records before this are older than the retention. Unix milliseconds.
     fn horizon(&self) -> i64 {
-        let retention = i64::try_from(self.config.dedup_retention.as_millis()).unwrap_or(i64::MAX);
-        Timestamp::now().as_millisecond().saturating_sub(retention)
+        horizon(self.config.dedup_retention, Timestamp::now())
     }
 }
 

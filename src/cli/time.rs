@@ -33,6 +33,17 @@ fn before(now: Timestamp, age: Duration) -> Option<Timestamp> {
     now.checked_sub(jiff::SignedDuration::try_from(age).ok()?).ok()
 }
 
+/// What Nat.app accepted before this may have been forgotten. Unix milliseconds.
+pub fn horizon(retention: Duration, now: Timestamp) -> i64 {
+    let retention = i64::try_from(retention.as_millis()).unwrap_or(i64::MAX);
+    now.as_millisecond().saturating_sub(retention)
+}
+
+/// Of a command that is to begin behind the horizon: ten minutes later, or the horizon had moved on before it was typed.
+pub fn well_behind(horizon: i64) -> String {
+    shown(horizon.saturating_add(600_000))
+}
+
 /// As tables and remarks show a time: UTC, to the second.
 pub fn shown(millis: i64) -> String {
     Timestamp::from_millisecond(millis).map_or_else(|_| "-".to_owned(), |time| format!("{time:.0}"))

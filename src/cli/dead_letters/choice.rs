@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use super::redrive::origin;
 use super::scan::{Found, Place, Redriven};
 use super::told_since::{EngageEvent, ToldSince};
+use crate::cli::time::horizon;
 use crate::cli::{CommandError, Stopped};
 use crate::config::Config;
 use crate::dead_letter::record::{Sendable, Today, today};
@@ -107,11 +108,10 @@ pub struct Chosen {
 
 impl Choice<'_> {
     pub fn new(config: &Config, max_redrives: u32, now: Timestamp) -> Choice<'_> {
-        let retention = i64::try_from(config.dedup_retention.as_millis()).unwrap_or(i64::MAX);
         Choice {
             config,
             max_redrives,
-            horizon: now.as_millisecond().saturating_sub(retention),
+            horizon: horizon(config.dedup_retention, now),
             taken: BTreeMap::new(),
             reasons: Vec::new(),
             passed_over: BTreeMap::new(),

@@ -22,7 +22,7 @@ use super::told_since::EngageEvent;
 use super::{FilterArgs, prepare};
 use crate::cli::progress::Progress;
 use crate::cli::table::{number, printable};
-use crate::cli::time::shown;
+use crate::cli::time::well_behind;
 use crate::cli::{CommandError, STOPPED, SettingsArgs, Stopped, interruptible};
 use crate::config::Config;
 use crate::dead_letter::record::{Sendable, Today, today};
@@ -88,9 +88,6 @@ pub async fn run(args: RedriveArgs) -> Result<ExitCode, CommandError> {
     Ok(if report.stopped { ExitCode::from(STOPPED) } else { ExitCode::SUCCESS })
 }
 
-/// What becomes older than the retention until somebody has taken the younger ones, as told. Milliseconds.
-const TIME_TO_START: i64 = 600_000;
-
 struct Options {
     dry_run: bool,
     rate: Option<u32>,
@@ -151,7 +148,7 @@ fn ask_for_leave(config: &Config, chosen: &Chosen, horizon: i64, is_allowed: boo
         eprintln!("{told}. --allow-redelivery: so be it");
         return Ok(());
     }
-    let since = shown(horizon.saturating_add(TIME_TO_START));
+    let since = well_behind(horizon);
     Err(CommandError::Told(format!(
         "{told}. Nothing was sent. Add --allow-redelivery to send them all the same, or take the younger ones only: \
          --since {since}"
