@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use nat_destination::kafka::partition_of;
 use nat_destination::sandbox::stand_in::Behaviour;
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
@@ -338,30 +339,49 @@ fn sigterm_while_an_event_waits_an_hour_for_its_retry_is_obeyed_in_time() {
 }
 
 #[test]
-fn sigterm_while_restoring_is_obeyed_in_time() {
+fn a_partition_that_cannot_be_restored_holds_up_neither_the_others_nor_a_sigterm() {
     let mut kafka = Kafka::start(Options { nodes: 3, ..Options::default() });
     let world = World::on(kafka.brokers(), 1, Behaviour::default());
-    // All of the changelog on a broker that is away.
+    // Half of the changelog on a broker that is away: the first half that is asked for.
     let admin: AdminClient<DefaultClientContext> =
         ClientConfig::new().set("bootstrap.servers", &world.brokers).create().expect("an admin client");
     let topic = world.topic("delivered");
-    let new = NewTopic::new(&topic, 1, TopicReplication::Variable(&[&[3]]))
+    let new = NewTopic::new(&topic, 2, TopicReplication::Variable(&[&[3], &[1]]))
         .set("cleanup.policy", "compact,delete")
         .set("retention.ms", "-1");
     let made = world.runtime.block_on(admin.create_topics(&[new], &AdminOptions::new())).expect("an answer");
     made.into_iter().for_each(|made| drop(made.expect("created")));
-    world.send(&topic, Some(0), Some(&[7; 16]), Some(b"of a newer version"), &[]);
+    for partition in [0, 1] {
+        world.send(&topic, Some(partition), Some(&[7; 16]), Some(b"of a newer version"), &[]);
+    }
     world.flush();
     kafka.kill(3);
-    world.visits(0..10);
-    let instance = world.start(&["shutdown.timeout=2s", "topics.partitions=1", "topics.replication=3"]);
-    world.wait("it restores", || instance.get("/readyz").1.contains("restores the delivered set of 1 partition"));
-    assert_eq!(world.stand_in.requests(), 0, "nothing is sent before it is restored");
+    world.visits(0..20);
+    let of_second =
+        (0..20).filter(|number: &usize| partition_of(format!("p{number}@example.com").as_bytes(), 2) == 1).count();
+    assert!((1..20).contains(&of_second), "{of_second}");
+    let instance = world.start(&["shutdown.timeout=2s", "topics.partitions=2", "topics.replication=3"]);
+    let restores = "restores the delivered set of 1 partition";
+    world.wait("it restores", || {
+        assert!(instance.is_running(), "{}", instance.log());
+        instance.get("/readyz").1.contains(restores)
+    });
+    world.wait("the half that is there is delivered", || world.accepted().len() == of_second);
+    assert_eq!(instance.metric("nat_destination_restoring_partitions", &[]), 1.0);
+    let status = world.command(&["status", "--instance", &instance.admin()], &[]).output().expect("it runs");
+    let told = String::from_utf8_lossy(&status.stdout);
+    assert_eq!(status.status.code(), Some(1), "{told}\n{}", instance.log());
+    assert!(
+        told.contains("restores 1 partition(s) of the queue; nothing of them is delivered yet"),
+        "{told}\n{}",
+        instance.log()
+    );
     let log = stops_in_time(instance);
     assert!(!log.contains("the delivered set is restored"), "{log}");
+    assert_eq!(world.stand_in.requests(), of_second as u64, "nothing of the other half is sent before it is restored");
     kafka.restart(3);
     world.run_until_caught_up(&[]);
-    assert_eq!(world.accepted_days().len(), 10);
+    assert_eq!((world.accepted_days().len(), world.stand_in.requests()), (20, 20));
 }
 
 #[test]

@@ -9,11 +9,12 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, Sender as EndsSender, channel};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tokio::sync::mpsc::Sender;
@@ -68,6 +69,8 @@ struct Reading {
 }
 
 const PROGRESS_EVERY: Duration = Duration::from_secs(5);
+/// How long a partition's end is waited for at first. A leader that is there answers sooner.
+const SHORT_PATIENCE: Duration = Duration::from_secs(1);
 
 impl Restore {
     /// Runs to the end on the thread it is called on.
@@ -80,44 +83,88 @@ impl Restore {
 
     fn read_all(&self) -> Result<(), KafkaProblem> {
         let reader = client(&reader_config(&self.config))?;
-        let mut readings = self.find_ends(&reader)?;
-        let total: i64 = readings.values().map(|reading| reading.remaining).sum();
-        self.metrics.restore_remaining.add(total);
-        let result = self.read(&reader, &mut readings, total);
+        let (over, mut readings) = (AtomicBool::new(false), HashMap::new());
+        let result = std::thread::scope(|scope| {
+            let (sender, ends) = channel();
+            scope.spawn(|| self.find_ends(&reader, sender, &over));
+            let result = self.read(&reader, ends, &mut readings);
+            over.store(true, Ordering::Release);
+            result
+        });
         self.metrics.restore_remaining.sub(readings.values().map(|reading| reading.remaining).sum());
         result
     }
 
     /// The ends are read after the partitions became ours: everything that the predecessor had acknowledged lies before.
-    fn find_ends(&self, reader: &BaseConsumer<Context>) -> Result<HashMap<i32, Reading>, KafkaProblem> {
-        let topic = self.config.topics.delivered.as_str();
-        let mut readings = HashMap::new();
-        for ToRestore { partition, generation, begin, gone } in &self.partitions {
-            let ask = || reader.fetch_watermarks(topic, *partition, self.config.kafka.timeout);
-            let Some((low, high)) = self.patiently(gone, ask)? else { continue };
-            let restored = Restored { set: DeliveredSet::new(self.config.dedup_retention), tried: HashMap::new() };
-            let reading = Reading {
-                generation: *generation,
-                restored,
-                begin: *begin,
-                remaining: (high - low).max(0),
-                next: low,
-                end: high,
-                false_end: None,
-                gone: Arc::clone(gone),
-            };
-            if low < high {
-                readings.insert(*partition, reading);
-            } else {
-                self.hand_over(*partition, reading);
+    /// One after the other, and round after round: a partition without a leader answers nothing for a while, which must not
+    /// hold up the others.
+    fn find_ends(
+        &self,
+        reader: &BaseConsumer<Context>,
+        found: EndsSender<Result<(i32, Reading), KafkaProblem>>,
+        over: &AtomicBool,
+    ) {
+        let (topic, longest) = (self.config.topics.delivered.as_str(), self.config.kafka.timeout);
+        let mut waiting: Vec<&ToRestore> = self.partitions.iter().collect();
+        let mut patience = SHORT_PATIENCE.min(longest);
+        while !waiting.is_empty() {
+            waiting.retain(|to| {
+                if over.load(Ordering::Acquire) || self.sender.is_closed() || to.gone.load(Ordering::Acquire) {
+                    return false;
+                }
+                let answer = match reader.fetch_watermarks(topic, to.partition, patience) {
+                    Ok((low, high)) => Ok((to.partition, self.reading(to, low, high))),
+                    Err(error) if is_final(&error) && !is_leaderless(&error) => Err(failed(error)),
+                    Err(error) => {
+                        if patience == longest {
+                            let partition = to.partition;
+                            tracing::warn!(%error, partition, "the delivered topic cannot be read yet; trying again");
+                        }
+                        return true;
+                    }
+                };
+                // Nobody reads any more.
+                let _ = found.send(answer);
+                false
+            });
+            if !waiting.is_empty() {
+                std::thread::sleep(Duration::from_millis(200));
             }
+            patience = (patience * 2).min(longest);
+        }
+    }
+
+    fn reading(&self, to: &ToRestore, low: i64, high: i64) -> Reading {
+        let restored = Restored { set: DeliveredSet::new(self.config.dedup_retention), tried: HashMap::new() };
+        Reading {
+            generation: to.generation,
+            restored,
+            begin: to.begin,
+            remaining: (high - low).max(0),
+            next: low,
+            end: high,
+            false_end: None,
+            gone: Arc::clone(&to.gone),
+        }
+    }
+
+    /// Begins with a partition whose end is known.
+    fn begin(
+        &self,
+        reader: &BaseConsumer<Context>,
+        readings: &mut HashMap<i32, Reading>,
+        (partition, reading): (i32, Reading),
+    ) -> Result<(), KafkaProblem> {
+        if reading.next >= reading.end {
+            self.hand_over(partition, reading);
+            return Ok(());
         }
         let mut list = TopicPartitionList::new();
-        for (partition, reading) in &readings {
-            list.add_partition_offset(topic, *partition, Offset::Offset(reading.next)).map_err(failed)?;
-        }
-        reader.assign(&list).map_err(failed)?;
-        Ok(readings)
+        let place = list.add_partition_offset(&self.config.topics.delivered, partition, Offset::Offset(reading.next));
+        place.and_then(|()| reader.incremental_assign(&list)).map_err(failed)?;
+        self.metrics.restore_remaining.add(reading.remaining);
+        readings.insert(partition, reading);
+        Ok(())
     }
 
     /// A broker may be away for a while: a restore that gave up would end the process for nothing. `None`: nobody waits
@@ -131,7 +178,7 @@ impl Restore {
             match ask() {
                 Ok(answer) => return Ok(Some(answer)),
                 Err(_) if gone.load(Ordering::Acquire) || self.sender.is_closed() => return Ok(None),
-                Err(error) if is_final(&error) => return Err(failed(error)),
+                Err(error) if is_final(&error) && !is_leaderless(&error) => return Err(failed(error)),
                 Err(error) => tracing::warn!(%error, "the delivered topic cannot be read yet; trying again"),
             }
             std::thread::sleep(Duration::from_millis(200));
@@ -141,12 +188,21 @@ impl Restore {
     fn read(
         &self,
         reader: &BaseConsumer<Context>,
+        ends: Receiver<Result<(i32, Reading), KafkaProblem>>,
         readings: &mut HashMap<i32, Reading>,
-        total: i64,
     ) -> Result<(), KafkaProblem> {
         let (began, mut told) = (Instant::now(), Instant::now());
         let (mut records, mut unreadable) = (0_u64, 0_u64);
-        while !readings.is_empty() && !self.sender.is_closed() {
+        while !self.sender.is_closed() {
+            if readings.is_empty() {
+                // All ends are found, and all that was found is read.
+                let Ok(found) = ends.recv() else { break };
+                self.begin(reader, readings, found?)?;
+                continue;
+            }
+            while let Ok(found) = ends.try_recv() {
+                self.begin(reader, readings, found?)?;
+            }
             self.drop_gone(readings);
             match reader.poll(Duration::from_millis(100)) {
                 None => {}
@@ -165,7 +221,8 @@ impl Restore {
             }
             if told.elapsed() > PROGRESS_EVERY {
                 told = Instant::now();
-                tracing::info!(records, total, partitions = readings.len(), "restoring the delivered set");
+                let left = self.metrics.restore_remaining.get();
+                tracing::info!(records, left, partitions = readings.len(), "restoring the delivered set");
             }
         }
         if self.sender.is_closed() || self.partitions.iter().all(|partition| partition.gone.load(Ordering::Acquire)) {
@@ -248,6 +305,11 @@ impl Reading {
         }
         true
     }
+}
+
+/// librdkafka says of a partition without a leader, too, that it does not know it. It was there when the topics were verified.
+fn is_leaderless(error: &KafkaError) -> bool {
+    error.rdkafka_error_code() == Some(RDKafkaErrorCode::UnknownPartition)
 }
 
 fn failed(error: KafkaError) -> KafkaProblem {

@@ -24,6 +24,9 @@ use crate::tools;
 
 pub use changelog::{Entry, write};
 
+/// The header of a queue record that a tool has put there.
+const ROAD: &str = "nat.road";
+
 /// Everything in the four topics.
 pub struct Topics {
     pub source: Vec<Record>,
@@ -146,16 +149,36 @@ pub fn judge(evidence: &Evidence) -> Judgement {
         judgement.wrong(1, format!("STUCK: {stuck}"));
     }
     evidence.exits.iter().for_each(|exit| judgement.wrong(1, exit.clone()));
-    for (kind, code) in &evidence.tools {
-        judgement.count("tools that came to their end", (*code == Some(0)).into());
-        // Brokers die while they work: an error of theirs is none of ours, a panic is.
-        if *code == Some(101) || code.is_none() {
-            judgement.wrong(1, format!("{} crashed: {code:?}", kind.name()));
-        }
-    }
+    tools_work(evidence, &mut judgement);
     judgement.count("accepted", evidence.requests.iter().filter(|request| request.accepted()).count() as u64);
     judgement.count("requests", evidence.requests.len() as u64);
     judgement
+}
+
+/// The tools do what they are there for, and do not crash.
+fn tools_work(evidence: &Evidence, judgement: &mut Judgement) {
+    for (kind, code) in &evidence.tools {
+        judgement.count("tools that came to their end", (*code == Some(0)).into());
+        // Brokers die while they work: an error of theirs is none of ours. A panic is, and so is a wrong command line.
+        if matches!(code, None | Some(2 | 101)) {
+            judgement.wrong(1, format!("{} crashed, or was not understood: {code:?}", kind.name()));
+        }
+    }
+    for (kind, road, figure) in [
+        (Kind::Replay, "replay", "queued by replay"),
+        (Kind::Backfill, "backfill", "queued by backfill"),
+        (Kind::Redrive, "redrive", "queued by redrive"),
+    ] {
+        let has_come = |record: &&Record| record.header(ROAD).is_some_and(|told| told.split('/').next() == Some(road));
+        let queued = evidence.topics.queue.iter().filter(has_come).count() as u64;
+        judgement.count(figure, queued);
+        let done = evidence.tools.iter().filter(|tool| **tool == (kind, Some(0))).count();
+        // There are source events at all times but for the first moments; dead letters need not be there.
+        if kind != Kind::Redrive && done > 1 && queued == 0 {
+            judgement
+                .wrong(1, format!("{} came to its end {done} times, and has put nothing into the queue", kind.name()));
+        }
+    }
 }
 
 impl<'a> Court<'a> {
