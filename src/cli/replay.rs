@@ -32,9 +32,9 @@ use plan::Plan;
     nat-destination replay --config nat-destination.toml --from 2026-11-01T08:00Z --topic segment-events\n\n\
     What was delivered is a duplicate and is not sent again, for as long as dedup.retention remembers it. A record that is older \
     than that could be sent again: with it in the range the replay tells how many contact-days that are, and wants \
-    --allow-redelivery; what becomes older while it runs is left out. Of Engage's events those are left out that are older than the value that Nat.app has; where that was \
-    forgotten, an old value may overwrite a newer one. What was a dead letter stays one: \
-    dead-letters redrive sends those.\n\n\
+    --allow-redelivery; what becomes older while it runs is left out. Of Engage's events those are left out that are older than \
+    the value that Nat.app has; where that was forgotten, an old value may overwrite a newer one. What was a dead letter stays \
+    one: dead-letters redrive sends those, but for what the dead letter holds the beginning of only.\n\n\
     Stopped by Ctrl-C or killed, the same command goes on where it was. Times are those of the records, and a \
     partition's range ends at its first record of --to or later, also where a clock that is ahead has stamped it. Times such as 3d \
     are another range at every start, hence a stopped replay tells the command that goes on.")]
