@@ -307,7 +307,8 @@ impl Feed {
 
     fn apply_budget(&mut self) -> Intake {
         let enough_for_probes = self.circuit_open && self.ahead.wanted() == 0;
-        let intake = self.budget.intake(enough_for_probes, Instant::now());
+        // At once: what the client fetches ahead meanwhile would be held for as long as it is open.
+        let intake = if enough_for_probes { Intake::Pause } else { self.budget.intake(Instant::now()) };
         let pause = intake == Intake::Pause;
         if pause != self.paused {
             let begun = self.assigned.keys().copied().filter(|partition| !self.held.contains(partition));

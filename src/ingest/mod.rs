@@ -198,7 +198,7 @@ impl Ingest<'_> {
     }
 
     fn apply_budget(&mut self, now: Instant) -> Intake {
-        let intake = self.state.budget.intake(false, now);
+        let intake = self.state.budget.intake(now);
         let pause = intake == Intake::Pause;
         if pause != self.state.paused {
             let partitions = self.state.sources.partitions();

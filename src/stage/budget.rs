@@ -54,9 +54,8 @@ impl Budget {
         self.full
     }
 
-    /// `enough`: nothing more is wanted, though the budget has room.
-    pub fn intake(&mut self, enough: bool, now: Instant) -> Intake {
-        if !self.is_full() && !enough {
+    pub fn intake(&mut self, now: Instant) -> Intake {
+        if !self.is_full() {
             self.full_since = None;
             return Intake::Read;
         }
@@ -83,12 +82,12 @@ mod tests {
         let mut budget = Budget::new(Limits { max_pending_events: 10, max_pending_bytes: 1000 });
         let now = Instant::now();
         budget.take(10, 0);
-        assert_eq!(budget.intake(false, now), Intake::HoldBack);
-        assert_eq!(budget.intake(false, now + HOLD_BACK), Intake::Pause);
+        assert_eq!(budget.intake(now), Intake::HoldBack);
+        assert_eq!(budget.intake(now + HOLD_BACK), Intake::Pause);
         budget.give_back(5, 0);
-        assert_eq!(budget.intake(false, now + HOLD_BACK), Intake::Read);
+        assert_eq!(budget.intake(now + HOLD_BACK), Intake::Read);
         budget.take(5, 0);
-        assert_eq!(budget.intake(false, now + 2 * HOLD_BACK), Intake::HoldBack, "a new moment");
+        assert_eq!(budget.intake(now + 2 * HOLD_BACK), Intake::HoldBack, "a new moment");
     }
 
     proptest! {
