@@ -89,7 +89,8 @@ impl Service {
         let (to, with) = (Arc::clone(&config), Arc::clone(&metrics));
         let ingest_task = spawn_ingest(to, with, ingest_sender, stop.clone(), at_ingest, suppressed.clone());
         let (to, with) = (Arc::clone(&config), Arc::clone(&metrics));
-        watch_key(Arc::clone(client.key()), Arc::clone(&metrics));
+        let told = Arc::clone(&metrics);
+        watch_key(Arc::clone(client.key()), move |is_wrong| told.api_key_file_wrong.set(is_wrong.into()));
         let live = deliver::Live { rate_limit, suppressed };
         let delivering = deliver::run(to, with, client, deliver_sender, stop.clone(), at_deliver, live);
         let deliver_task = tokio::spawn(delivering);

@@ -409,6 +409,19 @@ fn what_dedup_may_have_forgotten_is_told_before_anything_is_sent_and_needs_leave
     assert_eq!(code, Some(0), "of what was redriven nobody asks: {said}");
 }
 
+#[test]
+fn what_becomes_older_than_the_retention_while_a_redrive_runs_is_passed_over() {
+    let world = World::with(1, Behaviour { reject: 1.0, ..Behaviour::default() });
+    let set = ["dedup.retention=1h", "topics.partitions=1", "circuit.rejections=0"];
+    world.visits(0..60);
+    world.run_until_caught_up(&set);
+    // Within the retention for eight seconds more; it comes to that one after twelve.
+    let soon = jiff::Timestamp::now().as_millisecond() - 3_600_000 + 8_000;
+    world.dead_letter_of_time(&world.dead_letters()[0], soon);
+    let report = redrive(&world, &["--rate", "5"], &set);
+    assert_eq!((&report["letters"], &report["passed_over"]), (&json!(60), &json!({"forgettable": 1})), "{report}");
+}
+
 /// An identify call without an email, so large.
 fn large(size: usize) -> String {
     let noise: String = (0..size).map(|_| fastrand::alphanumeric()).collect();

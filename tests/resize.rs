@@ -54,12 +54,18 @@ fn add_by_hand(world: &World, topic: &str, partitions: usize) {
 
 /// An Engage value of each of these contacts, in one source partition each.
 fn engage(world: &World, contacts: std::ops::Range<usize>, value: bool) {
+    engage_beside(world, contacts, value, 0);
+}
+
+/// The same in the source partition that is so many further on.
+fn engage_beside(world: &World, contacts: std::ops::Range<usize>, value: bool, further: usize) {
     for number in contacts {
         let event = format!(
             r#"{{"type":"identify","timestamp":"2026-11-20T08:00:00Z","traits":{{"email":"e{number}@example.com","vip":{value}}},"context":{{"personas":{{"computation_key":"vip"}}}},"messageId":"{:x}"}}"#,
             fastrand::u64(..)
         );
-        world.send(&world.source, Some(number as i32 % world.partitions), None, Some(event.as_bytes()), &[]);
+        let partition = (number + further) as i32 % world.partitions;
+        world.send(&world.source, Some(partition), None, Some(event.as_bytes()), &[]);
     }
     world.flush();
 }
@@ -524,4 +530,27 @@ fn describe_tells_what_each_topic_holds_and_who_reads_it() {
     for part in ["topic", "read by", "7days", "compact,delete", "for ever", "(1 member, lag 0)", "personal data"] {
         assert!(table.contains(part), "{part:?} in:\n{table}");
     }
+}
+
+#[test]
+fn a_redrive_after_a_resize_goes_by_the_latest_engage_value_and_by_no_copy_of_an_earlier_one() {
+    let world = World::with(2, Behaviour::default());
+    engage(&world, 0..10, true);
+    world.run_until_caught_up(&[]);
+    resized(&world, "6");
+    world.behave(Behaviour { reject: 1.0, ..Behaviour::default() });
+    engage_beside(&world, 0..10, false, 1);
+    world.run_until_caught_up(&[]);
+    world.behave(Behaviour::default());
+    // What stood before them is in doubt, so that this is sent; half of them have a copy of the first in a later partition.
+    engage(&world, 0..10, true);
+    world.run_until_caught_up(&[]);
+    assert_eq!(world.accepted().len(), 20);
+    let redrive = world.command(&["dead-letters", "redrive", "--json"], &[]).output().expect("it runs");
+    let report: serde_json::Value = serde_json::from_slice(&redrive.stdout).expect("JSON");
+    assert_eq!(
+        (&report["letters"], &report["passed_over"]),
+        (&0.into(), &serde_json::json!({"told_since": 10})),
+        "{report}"
+    );
 }

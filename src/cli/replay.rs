@@ -219,14 +219,12 @@ impl Replay {
 
     /// What Nat.app had accepted before the replay was first started.
     fn find_engage_values(&mut self, stopped: &Stopped) -> Result<(), CommandError> {
-        let (mut found, start) = (HashMap::new(), self.plan.start);
+        let mut found = HashMap::new();
         if self.config.rules.engage == EngageMode::Changes {
-            each_engage(&self.config, &self.plan.delivered, stopped, |key, change| match change {
-                Some((_, delivered)) => drop(found.insert(key, delivered.at)),
-                None => drop(found.remove(&key)),
-            })?;
+            let values = engage_values(&self.config, &self.plan.delivered, stopped, |_| true)?;
+            found.extend(values.into_iter().map(|(key, (_, delivered))| (key, delivered.at)));
         }
-        found.retain(|_, at| *at < start);
+        found.retain(|_, at| *at < self.plan.start);
         self.engage = found;
         Ok(())
     }
@@ -356,28 +354,43 @@ impl Replay {
     }
 }
 
-/// What `delivered` says of each Engage key, with the partition; `None`: the key was forgotten.
-pub(super) fn each_engage(
+/// What `delivered` said last of each Engage key that is wanted, with the partition. A resize has copied keys to several: in one
+/// the later record counts; between two of them, time.
+pub(super) fn engage_values(
     config: &Config,
     ranges: &[Range],
     stopped: &Stopped,
-    mut take: impl FnMut(Key, Option<(i32, Delivered)>),
-) -> Result<(), CommandError> {
-    let mut foreign = 0;
+    is_wanted: impl Fn(&Delivered) -> bool,
+) -> Result<HashMap<Key, (i32, Delivered)>, CommandError> {
+    let (mut foreign, mut said) = (0, HashMap::new());
+    let mut take = |key: Key, partition: i32, at: i64, delivered: Option<Delivered>| {
+        let is_earlier = |(other, later, _): &(i32, i64, _)| *other != partition && *later >= at;
+        if !said.get(&key).is_some_and(is_earlier) {
+            said.insert(key, (partition, at, delivered));
+        }
+    };
     each_record(config, ranges, "reading what was delivered", stopped, |_, record| {
-        let key = record.key().unwrap_or_default();
+        let (key, partition) = (record.key().unwrap_or_default(), record.partition());
         match record.payload().map(|value| Change::decode(key, value)) {
             Some(Ok(Change::Delivered(delivered))) if delivered.key.kind != Kind::Visit => {
-                take(delivered.key.key, Some((record.partition(), delivered)));
+                if is_wanted(&delivered) {
+                    take(delivered.key.key, partition, delivered.at, Some(delivered));
+                }
             }
             Some(Ok(_)) => {} // A visit, or an attempt.
             Some(Err(_)) => foreign += 1,
-            None => drop(key.try_into().map(|key| take(Key(key), None))),
+            // The key was forgotten.
+            None => {
+                let at = record.timestamp().to_millis().unwrap_or_default();
+                if let Ok(key) = key.try_into() {
+                    take(Key(key), partition, at, None);
+                }
+            }
         }
         Ok(())
     })?;
     tell_foreign(&config.topics.delivered, foreign);
-    Ok(())
+    Ok(said.into_iter().filter_map(|(key, (partition, _, delivered))| Some((key, (partition, delivered?)))).collect())
 }
 
 pub(super) fn tell_foreign(topic: &str, records: u64) {

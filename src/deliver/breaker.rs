@@ -65,7 +65,7 @@ pub enum Permit {
 pub enum Signal {
     Accepted,
     Rejected,
-    /// Of an event that the open circuit had held, after it was answered. It has been counted: were it counted at each
+    /// Of an event that the open circuit had held, after it was answered. As a rule it has been counted: were it counted at each
     /// closing, those that were held would open the circuit again and again, however few they are among all events. If
     /// others are accepted now, its contact's next ones do not count either.
     RejectedAgain,

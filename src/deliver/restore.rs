@@ -203,13 +203,13 @@ impl Restore {
             while let Ok(found) = ends.try_recv() {
                 self.begin(reader, readings, found?)?;
             }
-            self.drop_gone(readings);
+            self.drop_gone(reader, readings)?;
             match reader.poll(Duration::from_millis(100)) {
                 None => {}
                 Some(Ok(message)) => {
-                    records += 1;
-                    self.metrics.restored.inc();
                     if let Some(reading) = readings.get_mut(&message.partition()) {
+                        records += 1;
+                        self.metrics.restored.inc();
                         unreadable += u64::from(!reading.take(&message, &self.metrics));
                     }
                 }
@@ -255,20 +255,30 @@ impl Restore {
             return self.patiently(&gone, seek).map(drop);
         }
         if let Some(reading) = readings.remove(&partition) {
+            self.leave(reader, partition)?;
             self.metrics.restore_remaining.sub(reading.remaining);
             self.hand_over(partition, Reading { remaining: 0, ..reading });
         }
         Ok(())
     }
 
-    fn drop_gone(&self, readings: &mut HashMap<i32, Reading>) {
-        readings.retain(|_, reading| {
-            let gone = reading.gone.load(Ordering::Acquire);
-            if gone {
-                self.metrics.restore_remaining.sub(reading.remaining);
-            }
-            !gone
-        });
+    fn drop_gone(
+        &self,
+        reader: &BaseConsumer<Context>,
+        readings: &mut HashMap<i32, Reading>,
+    ) -> Result<(), KafkaProblem> {
+        for (partition, reading) in readings.extract_if(|_, reading| reading.gone.load(Ordering::Acquire)) {
+            self.metrics.restore_remaining.sub(reading.remaining);
+            self.leave(reader, partition)?;
+        }
+        Ok(())
+    }
+
+    /// Or it would go on fetching what is written there from now on, for as long as another partition takes.
+    fn leave(&self, reader: &BaseConsumer<Context>, partition: i32) -> Result<(), KafkaProblem> {
+        let mut list = TopicPartitionList::new();
+        list.add_partition(&self.config.topics.delivered, partition);
+        reader.incremental_unassign(&list).map_err(failed)
     }
 
     fn hand_over(&self, partition: i32, mut reading: Reading) {

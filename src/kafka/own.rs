@@ -37,7 +37,7 @@ pub struct Verified {
 pub struct Inspected {
     pub topics: Vec<TopicReport>,
     pub problems: Vec<KafkaProblem>,
-    /// What no start fails of: it costs nothing today.
+    /// What no start fails of, since it costs nothing today; `inspect` tells it with the problems.
     warnings: Vec<KafkaProblem>,
     settings: Vec<ConfigResource>,
     /// The queue's number of partitions, where the layout does not say it yet.

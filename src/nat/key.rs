@@ -10,7 +10,6 @@ use tokio::sync::watch;
 
 use super::client::ClientError;
 use crate::config::{Auth, KeySource, Nat};
-use crate::metrics::Metrics;
 
 /// How often the file is looked at. Files that are mounted are often exchanged in ways that no notice comes of.
 const EVERY: Duration = Duration::from_secs(1);
@@ -72,8 +71,9 @@ impl Key {
     }
 }
 
-/// Reads the key again whenever its file has changed, for as long as the runtime lives.
-pub fn watch_key(key: Arc<Key>, metrics: Arc<Metrics>) {
+/// Reads the key again whenever its file has changed, for as long as the runtime lives, and tells each time whether the file
+/// is wrong.
+pub fn watch_key(key: Arc<Key>, is_wrong: impl Fn(bool) + Send + 'static) {
     if matches!(key.settings.key, KeySource::Value(_)) {
         return; // It cannot change.
     }
@@ -83,7 +83,7 @@ pub fn watch_key(key: Arc<Key>, metrics: Arc<Metrics>) {
             let again = Arc::clone(&key);
             // A file system may be slow to answer; then the next look waits, and nothing else.
             let _ = tokio::task::spawn_blocking(move || again.read_again()).await;
-            metrics.api_key_file_wrong.set(key.is_wrong().into());
+            is_wrong(key.is_wrong());
         }
     });
 }

@@ -4,14 +4,13 @@ use std::collections::{BTreeMap, HashSet};
 
 use jiff::Timestamp;
 
-use super::redrive::origin;
 use super::scan::{Found, Place, Redriven};
 use super::told_since::{EngageEvent, ToldSince};
 use crate::cli::time::horizon;
 use crate::cli::{CommandError, Stopped};
 use crate::config::Config;
 use crate::dead_letter::record::{Sendable, Today, today};
-use crate::dead_letter::{Kind, Letter};
+use crate::dead_letter::{Kind, Letter, Origin, Road};
 use crate::dedup::Key;
 
 /// Why a letter is not redriven, or one event of a batch.
@@ -22,6 +21,7 @@ pub enum PassedOver {
     StillInvalid,
     NothingForNat,
     ToldSince,
+    Forgettable,
     Truncated,
     TooLarge,
     Foreign,
@@ -35,6 +35,7 @@ impl PassedOver {
             PassedOver::StillInvalid => "still_invalid",
             PassedOver::NothingForNat => "nothing_for_nat",
             PassedOver::ToldSince => "told_since",
+            PassedOver::Forgettable => "forgettable",
             PassedOver::Truncated => "truncated",
             PassedOver::TooLarge => "too_large",
             PassedOver::Foreign => "foreign",
@@ -48,6 +49,7 @@ impl PassedOver {
             PassedOver::StillInvalid => "by today's rules they are invalid still",
             PassedOver::NothingForNat => "by today's rules they are filtered",
             PassedOver::ToldSince => "Engage's, older than the value that Nat.app has",
+            PassedOver::Forgettable => "older than dedup.retention by the time that it came to them",
             PassedOver::Truncated => {
                 "their beginning only is here; replay the whole from the source topic (show tells where)"
             }
@@ -144,7 +146,8 @@ impl Choice<'_> {
         if !engage.is_empty() {
             self.engage.insert(place, engage);
         }
-        // Had its contact-day been used up when it was given up, it would be a duplicate and no letter.
+        // Had its contact-day been used up when it was given up, it would be a duplicate and no letter; but for one that was
+        // invalid, which nobody asks.
         if found.at() < self.horizon {
             self.forgettable.insert(place, events.iter().map(|sent| sent.key.key).collect());
         }
@@ -177,8 +180,12 @@ impl Choice<'_> {
         let mut items_left = Counts::new();
         for (place, events) in &self.engage {
             let Some(taken) = self.taken.get_mut(place) else { continue };
-            let left = events.iter().filter(|event| told.holds(event)).count() as u32;
+            let told: Vec<Key> = events.iter().filter(|event| told.holds(event)).map(|event| event.key).collect();
+            let left = told.len() as u32;
             taken.events -= left;
+            if let Some(keys) = self.forgettable.get_mut(place) {
+                keys.retain(|key| !told.contains(key));
+            }
             if taken.events == 0 {
                 self.taken.remove(place);
                 self.passed_over.insert(*place, PassedOver::ToldSince);
@@ -216,5 +223,23 @@ pub fn sendable<'a>(
         Today::Events(events, invalid) => Ok((letter, events, invalid)),
         Today::Filtered => Err(PassedOver::NothingForNat),
         Today::Invalid(_) => Err(PassedOver::StillInvalid),
+    }
+}
+
+/// Where the event came from: the same as before, with the road that it takes now.
+pub fn origin<'a>(config: &'a Config, found: &'a Found, letter: &'a Letter, item: Option<usize>) -> Origin<'a> {
+    let road = Some(Road::Redrive(letter.redrives.saturating_add(1)));
+    let key = found.key().map(Into::into);
+    match letter.origin.clone() {
+        Some(origin) => Origin { item: item.or(origin.item), key, road, ..origin },
+        None => Origin {
+            topic: config.topics.dead_letter.as_str().into(),
+            partition: found.place().partition,
+            offset: found.place().offset,
+            timestamp: found.at(),
+            key,
+            item,
+            road,
+        },
     }
 }

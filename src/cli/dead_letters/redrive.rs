@@ -14,7 +14,7 @@ use jiff::Timestamp;
 use rdkafka::message::{Header, OwnedHeaders};
 use serde_json::json;
 
-use super::choice::{Choice, Chosen, Counts, PassedOver, Taken, count};
+use super::choice::{Choice, Chosen, Counts, PassedOver, Taken, count, origin};
 use super::notes::Notes;
 use super::outcomes::{Outcomes, Sent, Watch};
 use super::scan::{self, Found, Place};
@@ -22,11 +22,11 @@ use super::told_since::EngageEvent;
 use super::{FilterArgs, prepare};
 use crate::cli::progress::Progress;
 use crate::cli::table::{number, printable};
-use crate::cli::time::well_behind;
+use crate::cli::time::{horizon, well_behind};
 use crate::cli::{CommandError, STOPPED, SettingsArgs, Stopped, interruptible};
 use crate::config::Config;
 use crate::dead_letter::record::{Sendable, Today, today};
-use crate::dead_letter::{Filter, Kind, Letter, Origin, Road};
+use crate::dead_letter::{Filter, Kind};
 use crate::dedup::DedupKey;
 use crate::enqueue::{Enqueue, Enqueued, Entry};
 use crate::kafka::{Headers, Next, Range, RangeReader};
@@ -41,7 +41,8 @@ use crate::kafka::{Headers, Next, Range, RangeReader};
     Passed over as well: what is still invalid by today's rules, what another tool wrote, what does not stand in the topic\n\
     whole, what was redriven --max-redrives times already, and Engage's events older than the value that Nat.app has.\n\n\
     Of a dead letter older than dedup.retention the contact's day may have been delivered by another event since, and been\n\
-    forgotten: it is told how many that are, and nothing is sent without --allow-redelivery.\n\n\
+    forgotten: it is told how many that are, and nothing is sent without --allow-redelivery. What becomes so old while it\n\
+    runs is passed over.\n\n\
     Exit codes: 0 done, 1 a problem, 2 wrong usage, 130 stopped before it was done.")]
 pub struct RedriveArgs {
     #[command(flatten)]
@@ -123,7 +124,7 @@ fn redrive(
     ask_for_leave(config, &chosen, horizon, options.allow_redelivery)?;
     // What was counted in advance is counted anew: the rules look at the clock.
     let mut report = Report { events: 0, items_left: Counts::new(), ..Report::of(chosen) };
-    let mut sending = Sending::new(config, options.rate, watch.is_some())?;
+    let mut sending = Sending::new(config, options, watch.is_some())?;
     sending.run(&ranges, &mut report, stopped)?;
     if let Some(watch) = watch {
         report.outcomes = watch.wait(config, &sending.sent, stopped)?;
@@ -165,6 +166,7 @@ struct UnderWay {
 /// The second reading.
 struct Sending<'a> {
     config: &'a Config,
+    options: &'a Options,
     queue: Enqueue<(Place, Option<Sent>)>,
     notes: Notes,
     under_way: BTreeMap<Place, UnderWay>,
@@ -173,11 +175,11 @@ struct Sending<'a> {
     sent: BTreeMap<(i32, i64), Sent>,
 }
 
-impl Sending<'_> {
-    fn new(config: &Config, rate: Option<u32>, waits: bool) -> Result<Sending<'_>, CommandError> {
-        let queue = Enqueue::new(config, rate).map_err(CommandError::told)?;
+impl<'a> Sending<'a> {
+    fn new(config: &'a Config, options: &'a Options, waits: bool) -> Result<Sending<'a>, CommandError> {
+        let queue = Enqueue::new(config, options.rate).map_err(CommandError::told)?;
         let notes = Notes::new(config).map_err(CommandError::told)?;
-        Ok(Sending { config, queue, notes, under_way: BTreeMap::new(), waits, sent: BTreeMap::new() })
+        Ok(Sending { config, options, queue, notes, under_way: BTreeMap::new(), waits, sent: BTreeMap::new() })
     }
 
     fn run(&mut self, ranges: &[Range], report: &mut Report, stopped: &Stopped) -> Result<(), CommandError> {
@@ -211,8 +213,13 @@ impl Sending<'_> {
 
     fn send(&mut self, found: &Found, reason: u16, report: &mut Report, stopped: &Stopped) -> Result<(), CommandError> {
         let Kind::Letter(letter) = &found.kind else { return Ok(()) };
-        // The clock has gone on since the first reading: a timestamp may be out of range by now.
-        let (mut events, invalid) = match today(&self.config.rules, found.value(), letter.is_event, Timestamp::now()) {
+        // The clock has gone on since the first reading: it may be too old by now, and a timestamp out of range.
+        let now = Timestamp::now();
+        if !self.options.allow_redelivery && found.at() < horizon(self.config.dedup_retention, now) {
+            report.pass_over(PassedOver::Forgettable);
+            return Ok(());
+        }
+        let (mut events, invalid) = match today(&self.config.rules, found.value(), letter.is_event, now) {
             Today::Events(events, invalid) => (events, invalid),
             Today::Filtered | Today::Invalid(_) => (Vec::new(), 0),
         };
@@ -223,7 +230,7 @@ impl Sending<'_> {
         };
         events.retain(|sent| !is_told(&sent.key, sent.item));
         if events.is_empty() {
-            count(&mut report.passed_over, PassedOver::StillInvalid, 1);
+            report.pass_over(PassedOver::StillInvalid);
             return Ok(());
         }
         count(&mut report.items_left, PassedOver::StillInvalid, invalid);
@@ -263,7 +270,7 @@ impl Sending<'_> {
             let Some(UnderWay { reason, too_large, .. }) = self.under_way.remove(&place) else { continue };
             if too_large {
                 // Not noted: once the topic takes more, it can be redriven.
-                count(&mut report.passed_over, PassedOver::TooLarge, 1);
+                report.pass_over(PassedOver::TooLarge);
             } else {
                 *report.redriven.entry(reason).or_insert(0) += 1;
                 self.notes.write(place).map_err(CommandError::told)?;
@@ -284,24 +291,6 @@ fn narrowed(ranges: &[Range], chosen: &BTreeMap<Place, Taken>) -> Vec<Range> {
     ranges.iter().filter_map(narrow).collect()
 }
 
-/// Where the event came from: the same as before, with the road that it takes now.
-pub fn origin<'a>(config: &'a Config, found: &'a Found, letter: &'a Letter, item: Option<usize>) -> Origin<'a> {
-    let road = Some(Road::Redrive(letter.redrives.saturating_add(1)));
-    let key = found.key().map(Into::into);
-    match letter.origin.clone() {
-        Some(origin) => Origin { item: item.or(origin.item), key, road, ..origin },
-        None => Origin {
-            topic: config.topics.dead_letter.as_str().into(),
-            partition: found.place().partition,
-            offset: found.place().offset,
-            timestamp: found.at(),
-            key,
-            item,
-            road,
-        },
-    }
-}
-
 fn owned(headers: &Headers) -> OwnedHeaders {
     let room = OwnedHeaders::new_with_capacity(headers.len() + 3);
     headers.iter().fold(room, |owned, (key, value)| owned.insert(Header { key, value: value.as_deref() }))
@@ -311,7 +300,7 @@ fn owned(headers: &Headers) -> OwnedHeaders {
 #[derive(Default)]
 struct Report {
     chosen: Chosen,
-    /// How many letters were chosen.
+    /// How many letters are to be redriven, or were.
     wanted: u64,
     /// Letters by their reason's number.
     redriven: BTreeMap<u16, u64>,
@@ -334,6 +323,12 @@ impl Report {
             chosen,
             ..Report::default()
         }
+    }
+
+    /// One of those chosen, after all.
+    fn pass_over(&mut self, why: PassedOver) {
+        self.wanted -= 1;
+        count(&mut self.passed_over, why, 1);
     }
 
     /// Letters that were redriven, or would be.

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use rdkafka::message::Message;
 use tokio::runtime::Handle;
 
-use crate::cli::replay::{each_engage, each_record};
+use crate::cli::replay::{each_record, engage_values};
 use crate::cli::{CommandError, Stopped};
 use crate::config::Config;
 use crate::dead_letter::Origin;
@@ -16,7 +16,7 @@ use crate::kafka::{self, Range, headers_of};
 /// An Engage event of a dead letter.
 #[derive(Debug, Clone, Copy)]
 pub struct EngageEvent {
-    key: Key,
+    pub key: Key,
     place: Place,
     /// The source record's own, Unix milliseconds.
     timestamp: i64,
@@ -87,17 +87,17 @@ fn accepted(
     is_wanted: impl Fn(&Key) -> bool,
     stopped: &Stopped,
 ) -> Result<HashMap<Key, Accepted>, CommandError> {
-    let mut found = HashMap::new();
-    each_engage(config, &whole(config, &config.topics.delivered)?, stopped, |key, change| match change {
-        None => drop(found.remove(&key)),
-        Some((partition, Delivered { key: DedupKey { kind, .. }, at, queue_offset, place })) => {
-            let is_given_up = kind == Kind::Engage { value: Kind::IN_DOUBT };
-            if !is_given_up && is_wanted(&key) {
-                found.insert(key, Accepted { place, queued: (partition, queue_offset), at });
-            }
-        }
+    let ranges = whole(config, &config.topics.delivered)?;
+    let given_up = Kind::Engage { value: Kind::IN_DOUBT };
+    let values = engage_values(config, &ranges, stopped, |delivered| {
+        delivered.key.kind != given_up && is_wanted(&delivered.key.key)
     })?;
-    Ok(found)
+    let accepted = |(partition, Delivered { at, queue_offset, place, .. }): (i32, Delivered)| Accepted {
+        place,
+        queued: (partition, queue_offset),
+        at,
+    };
+    Ok(values.into_iter().map(|(key, value)| (key, accepted(value))).collect())
 }
 
 /// Puts the age of the event in the place of the time of its acceptance, which an outage or an earlier redrive has made late.

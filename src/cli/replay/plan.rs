@@ -34,9 +34,6 @@ impl Plan {
         let places = places(config, &args.topics).await?;
         let topics = by_topic(&places);
         let group = group(config, args.from, args.to, &topics);
-        if args.restart && !args.dry_run {
-            forget(config, &group).await.map_err(CommandError::told)?;
-        }
         let saved = if args.restart { None } else { saved(config, &group, &places).await? };
         let goes_on = saved.is_some();
         let (ranges, start, left_to_ingest) = match saved {

@@ -1,7 +1,6 @@
 //! `status`: how the whole deployment is, on one screen, and whether it is healthy. It asks every instance, and Kafka itself.
 
 mod look;
-mod problems;
 mod report;
 mod screen;
 mod window;

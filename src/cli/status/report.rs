@@ -1,12 +1,13 @@
 //! What was found, put together: one lag a partition, sums over the instances, and what is wrong (`problems`). Pure.
 
+mod problems;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::problems;
 use crate::admin::status::{Circuit, Lag, Settled, Status};
 use crate::kafka::{KafkaProblem, TopicPartition};
 use crate::metrics::Outcome;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::report::{Instance, PartitionLag};
+use super::{Instance, PartitionLag};
 use crate::admin::status::{Circuit, Status};
 use crate::kafka::KafkaProblem;
 
