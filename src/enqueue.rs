@@ -8,7 +8,7 @@ use rdkafka::message::OwnedHeaders;
 
 use crate::config::Config;
 use crate::dead_letter::Origin;
-use crate::kafka::{self, Ack, AckingProducer, KafkaProblem, OutgoingRecord, producer_config};
+use crate::kafka::{self, Ack, AckingProducer, KafkaProblem, OutgoingRecord, tool_producer_config};
 
 /// An event on its way into the queue.
 pub struct Entry<'a> {
@@ -54,7 +54,7 @@ impl<T: Send + Sync + 'static> Enqueue<T> {
             let _ = sender.send(ack); // Without a receiver nobody waits for it.
         };
         Ok(Enqueue {
-            producer: AckingProducer::new(&producer_config(config), Box::new(on_ack))?,
+            producer: AckingProducer::new(&tool_producer_config(config), Box::new(on_ack))?,
             acks,
             queue: config.topics.queue.clone(),
             rate: rate.map(|rate| Rate::new(rate, Instant::now())),

@@ -181,8 +181,42 @@ pub fn producer_config(config: &Config) -> ClientConfig {
     client
 }
 
+/// That of a tool, which has no budget but the client's own queue and may run in the service's small container: 20,000 records
+/// or 64 MiB, or four of the largest there may be.
+pub fn tool_producer_config(config: &Config) -> ClientConfig {
+    let mut client = producer_config(config);
+    let kbytes = (config.topics.max_message_bytes / 1024 * 4).clamp(64 * 1024, 2_097_151);
+    set_default(&mut client, config, "queue.buffering.max.messages", "20000");
+    set_default(&mut client, config, "queue.buffering.max.kbytes", &kbytes.to_string());
+    client
+}
+
 fn set_default(client: &mut ClientConfig, config: &Config, property: &str, value: &str) {
     if !config.kafka.properties.contains_key(property) {
         client.set(property, value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Sources;
+
+    fn config(more: &[&str]) -> Config {
+        let set = ["kafka.brokers=k:1", "nat.api_key=k", "nat.url=http://127.0.0.1:1/"].iter().chain(more);
+        let set = set.map(|setting| (*setting).to_owned()).collect();
+        Config::load(&Sources { file: None, environment: Vec::new(), set }).expect("right")
+    }
+
+    #[test]
+    fn a_tool_holds_little_and_has_room_for_the_largest_record_and_does_as_the_user_says() {
+        let held = |more: &[&str]| {
+            let client = tool_producer_config(&config(more));
+            ["queue.buffering.max.messages", "queue.buffering.max.kbytes"]
+                .map(|name| client.get(name).unwrap_or("").to_owned())
+        };
+        assert_eq!(held(&[]), ["20000", "65536"]);
+        assert_eq!(held(&["topics.max_message_bytes=100 MiB"]), ["20000", "409600"]);
+        assert_eq!(held(&["kafka.properties.queue.buffering.max.messages=5"]), ["5", "65536"]);
     }
 }

@@ -16,7 +16,9 @@ mod range;
 mod topics;
 
 pub use bookmark::Bookmark;
-pub use clients::{Context, admin_config, client, consumer_config, is_final, producer_config, reader_config};
+pub use clients::{
+    Context, admin_config, client, consumer_config, is_final, producer_config, reader_config, tool_producer_config,
+};
 pub use describe::{Description, Reading, describe, reading};
 pub use group::{GroupConsumer, Lacking, Notice, PollError, TopicPartition};
 pub use grow::{grow, may_grow};
