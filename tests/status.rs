@@ -123,15 +123,20 @@ fn lag_is_told_though_no_instance_answers() {
     let instance = world.start(&[]);
     world.wait("all are queued", || instance.metric("nat_destination_events_queued_total", &[]) == 30.0);
     assert!(instance.stop().0.success());
+    world.event_of_time(2, "{}", jiff::Timestamp::now().as_millisecond() - 86_400_000);
     world.visits(30..50);
     // A port that was free may be another test's by now; nobody listens at this one.
     let (healthy, told) = report(&world, &["127.0.0.1:1".into()]);
     assert!(!healthy);
     let told_problems = problems(&told);
     assert!(told_problems.contains("no instance answers") && told_problems.contains("refused"), "{told_problems}");
-    assert_eq!((lag(&told, "source"), lag(&told, "queue")), (20, 30));
+    assert_eq!((lag(&told, "source"), lag(&told, "queue")), (21, 30));
     let screen = String::from_utf8(status(&world, &[], &[]).stdout).expect("text");
-    assert!(screen.contains("source 20 events, queue 30 events") && screen.contains("nobody's"), "{screen}");
+    assert!(screen.contains("source 21 events, queue 30 events") && screen.contains("nobody's"), "{screen}");
+    // How long they have waited Kafka knows, too: it was written a day ago.
+    let waits = |at: usize| told["source"][at]["seconds"].as_f64().expect("a number");
+    assert!(waits(2) > 86_000.0 && waits(0) < 3_600.0 && waits(1) < 3_600.0, "{told}");
+    assert_eq!(told["oldest_waiting_seconds"], told["source"][2]["seconds"]);
 }
 
 #[test]

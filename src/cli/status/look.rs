@@ -4,13 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
+use rdkafka::message::Message;
 use tokio::task::JoinSet;
 
-use super::report::{Answer, Found, Held, Report};
+use super::report::{Answer, Found, Held, Report, Unread};
 use crate::admin::status::Status;
 use crate::cli::instances::{self, Asker, Place};
 use crate::config::Config;
-use crate::kafka::{self, KafkaProblem, TopicPartition};
+use crate::kafka::{self, KafkaProblem, Next, Range, RangeReader, TopicPartition};
 
 /// Between the two samples that rates are of.
 const APART: Duration = Duration::from_secs(1);
@@ -25,8 +26,9 @@ pub struct Look {
 impl Look {
     pub async fn twice(&self) -> Report {
         let (first, began) = (self.ask_instances().await, Instant::now());
+        let told = places_of(&first);
         let (source, queue, keying, ()) =
-            tokio::join!(self.source(), self.queue(), self.keying(), tokio::time::sleep(APART));
+            tokio::join!(self.source(&told), self.queue(&told), self.keying(), tokio::time::sleep(APART));
         let (second, seconds) = (self.ask_instances().await, began.elapsed().as_secs_f64());
         let brokers = self.config.kafka.brokers.clone();
         let (queue_topic, queue_retention) = (self.config.topics.queue.clone(), self.config.topics.queue_retention);
@@ -55,15 +57,15 @@ impl Look {
         answers
     }
 
-    async fn source(&self) -> Result<Held, KafkaProblem> {
+    async fn source(&self, told: &BTreeSet<TopicPartition>) -> Result<Held, KafkaProblem> {
         let topics = kafka::source_partitions(&self.config).await?;
         let places = topics.into_iter().flat_map(|(topic, count)| (0..count).map(move |p| (topic.clone(), p as i32)));
-        self.lag(&self.config.source.group, places.collect()).await
+        self.lag(&self.config.source.group, places.collect(), told).await
     }
 
-    async fn queue(&self) -> Result<Held, KafkaProblem> {
+    async fn queue(&self, told: &BTreeSet<TopicPartition>) -> Result<Held, KafkaProblem> {
         let places = kafka::partitions(&self.config, &self.config.topics.queue).await?;
-        self.lag(&self.config.topics.deliver_group, places).await
+        self.lag(&self.config.topics.deliver_group, places, told).await
     }
 
     /// Not for as long as a start waits for a leader of the layout: what else is known is to be told soon.
@@ -72,17 +74,56 @@ impl Look {
         verified.unwrap_or(Ok(()))
     }
 
-    /// How many records of each partition the group has not committed.
-    async fn lag(&self, group: &str, places: Vec<TopicPartition>) -> Result<Held, KafkaProblem> {
+    /// How many records of each partition the group has not committed, and how old the first one is where no instance tells.
+    async fn lag(
+        &self,
+        group: &str,
+        places: Vec<TopicPartition>,
+        told: &BTreeSet<TopicPartition>,
+    ) -> Result<Held, KafkaProblem> {
         // The ends last: a lag is never less than nothing.
         let committed = kafka::committed(&self.config, group, places.clone()).await?;
         let ends = kafka::ends(&self.config, places).await?;
-        let lag = |(place, (low, end)): (TopicPartition, (i64, i64))| {
+        let (mut held, mut untold) = (Held::new(), Vec::new());
+        for (place, (low, end)) in ends {
             let next = committed.get(&place).copied().unwrap_or(0).max(low);
-            (place, u64::try_from(end - next).unwrap_or(0))
-        };
-        Ok(ends.into_iter().map(lag).collect::<BTreeMap<_, _>>())
+            if next < end && !told.contains(&place) {
+                untold.push(Range { place: place.clone(), begin: next, end: next + 1 });
+            }
+            held.insert(place, Unread { events: u64::try_from(end - next).unwrap_or(0), oldest: None });
+        }
+        let config = self.config.clone();
+        let oldest = tokio::task::spawn_blocking(move || first_timestamps(&config, untold)).await.unwrap_or_default();
+        for (place, timestamp) in oldest {
+            held.entry(place).and_modify(|unread| unread.oldest = Some(timestamp));
+        }
+        Ok(held)
     }
+}
+
+/// Partitions whose lag an instance tells.
+fn places_of(answers: &[Answer]) -> BTreeSet<TopicPartition> {
+    let all = answers.iter().filter_map(|answer| answer.status.as_ref().ok());
+    all.flat_map(|status| status.source.iter().chain(&status.queue))
+        .map(|lag| (lag.topic.clone(), lag.partition))
+        .collect()
+}
+
+/// When the one record of each range was written, Unix milliseconds; as far as Kafka tells it soon. Blocking.
+fn first_timestamps(config: &Config, ranges: Vec<Range>) -> BTreeMap<TopicPartition, i64> {
+    let (mut found, deadline) = (BTreeMap::new(), Instant::now() + config.kafka.timeout);
+    let Ok(mut reader) = RangeReader::new(config, ranges) else { return found };
+    while Instant::now() < deadline {
+        match reader.next() {
+            Ok(Next::Record(record)) => {
+                let place = (record.topic().to_owned(), record.partition());
+                found.extend(record.timestamp().to_millis().map(|timestamp| (place, timestamp)));
+            }
+            Ok(Next::Idle) => {}
+            Ok(Next::End) | Err(_) => break,
+        }
+    }
+    found
 }
 
 async fn status_of(asker: &Asker, place: &Place) -> Result<Status, String> {

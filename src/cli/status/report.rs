@@ -13,7 +13,14 @@ use crate::kafka::{KafkaProblem, TopicPartition};
 use crate::metrics::Outcome;
 
 /// Records that a group has not committed.
-pub type Held = BTreeMap<TopicPartition, u64>;
+#[derive(Debug, Clone, Copy)]
+pub struct Unread {
+    pub events: u64,
+    /// When the first was written, Unix milliseconds; where no instance tells how old it is.
+    pub oldest: Option<i64>,
+}
+
+pub type Held = BTreeMap<TopicPartition, Unread>;
 
 /// What one instance said, or why it said nothing.
 pub struct Answer {
@@ -112,7 +119,7 @@ impl Report {
                 problems.push(format!("the lag of {what} cannot be read from Kafka: {problem}"));
                 Held::new()
             });
-            let lag = by_partition(held, &instances, lags);
+            let lag = by_partition(held, at, &instances, lags);
             problems.extend(problems::of_unread(&lag, &all));
             lag
         };
@@ -124,6 +131,7 @@ impl Report {
             all.iter().map(|status| Some(u64::from(status.rate_limit)).filter(|limit| *limit > 0)).collect();
         let outcomes = outcomes(&all);
         let ages = all.iter().filter_map(|status| status.oldest_waiting_seconds);
+        let ages = ages.chain(source.iter().chain(&queue).filter_map(|lag| lag.seconds));
         Report {
             at: format!("{at:.0}"),
             brokers,
@@ -160,7 +168,7 @@ fn instance(answer: Answer, queue_topic: &str) -> Instance {
 }
 
 /// What an instance says of its partitions is younger than what its group has committed; for the others Kafka speaks.
-fn by_partition(held: Held, instances: &[Instance], lags: fn(&Status) -> &[Lag]) -> Vec<PartitionLag> {
+fn by_partition(held: Held, at: Timestamp, instances: &[Instance], lags: fn(&Status) -> &[Lag]) -> Vec<PartitionLag> {
     let mut all: BTreeMap<TopicPartition, PartitionLag> = BTreeMap::new();
     let row = |(topic, partition): &TopicPartition| PartitionLag {
         topic: topic.clone(),
@@ -169,8 +177,11 @@ fn by_partition(held: Held, instances: &[Instance], lags: fn(&Status) -> &[Lag])
         seconds: None,
         instance: None,
     };
-    for (place, events) in held {
-        all.insert(place.clone(), PartitionLag { events: Some(events), ..row(&place) });
+    for (place, Unread { events, oldest }) in held {
+        let age = |oldest| at.as_millisecond().saturating_sub(oldest).max(0) as f64 / 1000.0;
+        // Where nothing waits, nothing is old.
+        let seconds = oldest.map(age).or((events == 0).then_some(0.0));
+        all.insert(place.clone(), PartitionLag { events: Some(events), seconds, ..row(&place) });
     }
     for Instance { place: who, status, .. } in instances {
         for lag in status.iter().flat_map(lags) {
@@ -281,7 +292,8 @@ mod tests {
             };
             answers.iter().map(answer).collect()
         };
-        let held = |topic: &str| Ok((0..4).map(|partition| ((topic.to_owned(), partition), 7)).collect());
+        let unread = Unread { events: 7, oldest: Some(-9_000) };
+        let held = |topic: &str| Ok((0..4).map(|partition| ((topic.to_owned(), partition), unread)).collect());
         Found {
             at: Timestamp::UNIX_EPOCH,
             brokers: "k:9092".into(),

@@ -72,7 +72,7 @@ fn wrapped(line: &str, columns: usize) -> Vec<String> {
 mod tests {
     use super::*;
     use crate::admin::status::{Settled, Status};
-    use crate::cli::status::report::{Answer, Found, Held};
+    use crate::cli::status::report::{Answer, Found, Held, Unread};
 
     /// Two instances that lack something, 60 partitions, 20 reasons.
     fn report() -> Report {
@@ -84,7 +84,8 @@ mod tests {
             ..Status::default()
         };
         let answer = |place: &str| Answer { place: place.into(), status: Ok(status.clone()) };
-        let held: Held = (0..60).map(|partition| (("queue".to_owned(), partition), 7)).collect();
+        let unread = Unread { events: 7, oldest: None };
+        let held: Held = (0..60).map(|partition| (("queue".to_owned(), partition), unread)).collect();
         Report::of(Found {
             at: jiff::Timestamp::UNIX_EPOCH,
             brokers: "localhost:9092".into(),
