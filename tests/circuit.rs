@@ -162,7 +162,7 @@ fn many_events_of_a_few_rejected_contacts_do_not_hide_the_others_from_the_probes
     world.visits(9..10);
     world.wait("the only event that closes it is found", || world.accepted().len() == 1);
     let probes = world.stand_in.requests() - 1;
-    assert!(probes <= 40, "not one event after the other: {probes}");
+    assert!(probes <= 500, "not one for each of the 2,800 before it: {probes}");
 }
 
 #[test]
