@@ -2,9 +2,10 @@
 //! refuses the key, is not at this address, fails for everybody, or rejects most of what it is sent. While it is open
 //! nothing is sent but one probe at a time, no event's attempts are spent and none becomes a dead letter.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use super::regulars::Regulars;
 use crate::config;
 use crate::dedup::Contact;
 
@@ -86,44 +87,6 @@ pub struct Breaker {
     /// The last events answered for good, newest last: whose, where it was rejected.
     answered: VecDeque<Option<Contact>>,
     regulars: Regulars,
-}
-
-/// Contacts that Nat.app rejects while it accepts others: it will reject them at each event, which says nothing about
-/// Nat.app. They count once until they are accepted, as those that are accepted do: of these dedup lets one event a day pass.
-/// Otherwise the few would be most of what is sent in the evening, or when a day is backfilled that went through before.
-#[derive(Debug, Default)]
-struct Regulars {
-    /// Rejected since the last event was accepted: this may be the beginning of a mass rejection, where each one counts.
-    suspects: HashSet<Contact>,
-    /// Others have been accepted since.
-    recent: HashSet<Contact>,
-    /// Those of before `recent` was full.
-    older: HashSet<Contact>,
-}
-
-impl Regulars {
-    /// Of 16 bytes each: a MiB for either set.
-    const MOST: usize = 50_000;
-
-    fn holds(&self, contact: &Contact) -> bool {
-        self.recent.contains(contact) || self.older.contains(contact)
-    }
-
-    fn accepted(&mut self, contact: &Contact) {
-        for contacts in [&mut self.suspects, &mut self.recent, &mut self.older] {
-            contacts.remove(contact);
-        }
-    }
-
-    /// It was another contact's event that was accepted, while those were not.
-    fn confirm_suspects(&mut self) {
-        for contact in self.suspects.drain() {
-            if self.recent.len() >= Self::MOST {
-                self.older = std::mem::take(&mut self.recent);
-            }
-            self.recent.insert(contact);
-        }
-    }
 }
 
 /// Failures in a row.
@@ -208,7 +171,7 @@ impl Breaker {
             }
             Signal::Rejected if self.counts(&contact) => {
                 self.failures = Row::default();
-                self.regulars.suspects.insert(contact);
+                self.regulars.suspect(contact);
                 self.remember(Some(contact));
                 if self.most_are_rejected() {
                     self.open(OpenReason::Rejecting, None, now);
@@ -216,7 +179,7 @@ impl Breaker {
             }
             Signal::RejectedAgain if self.counts(&contact) => {
                 self.failures = Row::default();
-                self.regulars.suspects.insert(contact);
+                self.regulars.suspect(contact);
             }
             Signal::Rejected | Signal::RejectedAgain | Signal::RejectedAsBefore => self.failures = Row::default(),
             Signal::Failed(retry_after) => {
@@ -262,8 +225,7 @@ impl Breaker {
         self.state = State::Closed;
         self.failures = Row::default();
         self.answered.clear();
-        // They were rejected with all others.
-        self.regulars.suspects.clear();
+        self.regulars.clear_suspects();
     }
 
     /// Whether a rejection of this contact's event says anything, to a guard that is on.
@@ -312,6 +274,8 @@ impl Breaker {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use super::*;
     use proptest::prelude::*;
 
@@ -392,20 +356,11 @@ mod tests {
     }
 
     #[test]
-    fn the_contacts_known_to_be_rejected_are_bounded_and_the_latest_are_kept() {
-        let mut regulars = Regulars::default();
-        let contact = |n: usize| Contact((n as u128).to_be_bytes());
-        for n in 0..3 * Regulars::MOST {
-            regulars.suspects.insert(contact(n));
-            regulars.confirm_suspects();
-        }
-        assert_eq!(regulars.recent.len() + regulars.older.len(), 2 * Regulars::MOST);
-        assert!((Regulars::MOST..3 * Regulars::MOST).all(|n| regulars.holds(&contact(n))));
-        // And without the guard none is remembered.
+    fn without_the_guard_nobody_is_remembered() {
         let (breaker, now) = breaker();
         let mut breaker = Breaker::new(config::Circuit { rejections: 0, ..breaker.settings });
         (0..100).for_each(|n| breaker.answered(contact(n), Signal::Rejected, false, now));
-        assert!(breaker.regulars.suspects.is_empty() && breaker.permit(now) == Permit::All);
+        assert!(!breaker.regulars.has_suspects() && breaker.permit(now) == Permit::All);
     }
 
     #[test]

@@ -22,10 +22,8 @@ pub struct Event {
     tries: Option<Box<Tries>>,
     /// It was answered, and the open circuit held it.
     pub held: bool,
-    /// A tool put it into the queue again.
-    pub requeued: bool,
-    /// It was a dead letter before.
-    pub redriven: bool,
+    /// By which a tool put it into the queue again.
+    pub road: Option<Road>,
 }
 
 /// Whose event it is, and what it is compared by with those before it.
@@ -75,17 +73,7 @@ pub fn read(
     match contained(|| judge(&record, rules, suppressed, now, is_known)) {
         Ok(Judged::Event { id, body, idempotency_key }) => {
             let road = Road::of(&record.headers);
-            let (requeued, redriven) = (road.is_some(), matches!(road, Some(Road::Redrive(_))));
-            Read::Event(Box::new(Event {
-                id,
-                body,
-                idempotency_key,
-                tries: None,
-                held: false,
-                requeued,
-                redriven,
-                record,
-            }))
+            Read::Event(Box::new(Event { id, body, idempotency_key, tries: None, held: false, road, record }))
         }
         Ok(Judged::Duplicate(id)) => Read::Duplicate(id),
         Ok(Judged::Filtered(reason)) => Read::Filtered(reason),
@@ -144,6 +132,11 @@ impl Event {
     /// Goes on where an earlier process left off.
     pub fn resume(&mut self, tried: &Tried, settings: &config::Retry) {
         self.tries = Some(Box::new(Tries::resumed(tried, settings)));
+    }
+
+    /// Whether it was a dead letter before.
+    pub fn is_redriven(&self) -> bool {
+        matches!(self.road, Some(Road::Redrive(_)))
     }
 
     pub fn has_failed(&self) -> bool {

@@ -13,6 +13,7 @@ mod lanes;
 mod lease;
 mod pace;
 mod partition;
+mod regulars;
 mod restore;
 mod retry;
 mod schedule;

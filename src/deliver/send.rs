@@ -134,7 +134,7 @@ impl Deliver {
         };
         let verdict = answer.verdict();
         let open = self.breaker.is_open().map(|(reason, _)| reason);
-        let redriven = partition.lanes.head(&lane.contact).is_some_and(|event| event.redriven);
+        let redriven = partition.lanes.head(&lane.contact).is_some_and(|event| event.is_redriven());
         // A redriven event that is rejected was so before: to hold it would tell nothing, and keep the circuit busy.
         let as_before = redriven && verdict == Verdict::Rejected && open == Some(OpenReason::Rejecting);
         match verdict {
@@ -179,7 +179,7 @@ impl Deliver {
     fn tell_breaker(&mut self, lane: LaneId, answer: &Answer, now: Instant, probe: bool) {
         let partition = self.partitions.get_mut(&lane.partition).filter(|p| p.generation == lane.generation);
         let head = partition.and_then(|p| p.lanes.head(&lane.contact));
-        let (held, redriven) = head.map_or((false, false), |event| (event.held, event.redriven));
+        let (held, redriven) = head.map_or((false, false), |event| (event.held, event.is_redriven()));
         let signal = match answer.verdict() {
             Verdict::Accepted => Signal::Accepted,
             Verdict::Rejected if redriven => Signal::RejectedAsBefore,
@@ -313,11 +313,13 @@ impl Deliver {
     }
 }
 
-/// Whether the lane's head would say something new of Nat.app. One that has failed may be why the circuit is open, and of what a tool
-/// put into the queue again a whole file may be bad.
+/// Whether the lane's head would say something new of Nat.app. One that has failed may be why the circuit is open, and of
+/// what a tool put into the queue again a whole file may be bad.
 pub(super) fn is_good_probe(partitions: &HashMap<i32, Partition>, lane: &LaneId) -> bool {
     let partition = partitions.get(&lane.partition).filter(|p| p.generation == lane.generation);
-    partition.and_then(|p| p.lanes.first(&lane.contact)).is_some_and(|event| !event.has_failed() && !event.requeued)
+    partition
+        .and_then(|p| p.lanes.first(&lane.contact))
+        .is_some_and(|event| !event.has_failed() && event.road.is_none())
 }
 
 fn millis(duration: Duration) -> i64 {

@@ -17,10 +17,9 @@ use crate::cli::table::printable;
 use crate::cli::time::shown;
 use crate::cli::{CommandError, STOPPED, SettingsArgs, Stopped, interruptible, load, start_logs};
 use crate::config::{Config, Log};
-use crate::kafka::{self, Ack, AckingProducer, KafkaProblem, OutgoingRecord, TopicPartition, producer_config};
+use crate::enqueue::Unacknowledged;
+use crate::kafka::{self, Ack, AckingProducer, KafkaProblem, OutgoingRecord, TopicPartition, tool_producer_config};
 
-/// How long the brokers may take for the next tombstone.
-const PATIENCE: Duration = Duration::from_secs(60);
 /// How often it is looked whether to stop.
 const MOMENT: Duration = Duration::from_millis(100);
 
@@ -84,18 +83,19 @@ fn write_tombstones(
     stopped: &Stopped,
 ) -> Result<bool, KafkaProblem> {
     let (sender, acks) = channel();
-    let producer = AckingProducer::new(&producer_config(config), Box::new(move |ack| drop(sender.send(ack))))?;
+    let producer = AckingProducer::new(&tool_producer_config(config), Box::new(move |ack| drop(sender.send(ack))))?;
     let topic = config.topics.delivered.as_str();
     let total = places.len() * entries.len();
     let progress = Progress::new("forgetting", "tombstones", total as u64);
-    let mut written = Written { topic, acks, progress, count: 0, last_sign: Instant::now() };
+    let mut written = Written { topic, acks, progress, count: 0, under_way: Unacknowledged::new(Instant::now()) };
     let tombstones = places.iter().flat_map(|(_, partition)| entries.iter().map(move |entry| (*partition, entry)));
     for (partition, entry) in tombstones {
         let key = Some(entry.delivered.key.key.0.as_slice());
+        written.under_way.begin(Instant::now());
         loop {
             let headers = OwnedHeaders::new();
             match producer.send(OutgoingRecord { topic, partition: Some(partition), key, value: None, headers }, ()) {
-                Ok(()) => break,
+                Ok(()) => break written.under_way.count += 1,
                 Err(refused) if !refused.queue_full() => return Err(written.problem(&refused.error)),
                 // They are more than the client holds at a time.
                 Err(_) if stopped.is_so() => return Ok(false),
@@ -118,7 +118,7 @@ struct Written<'a> {
     acks: Receiver<Ack<()>>,
     progress: Progress,
     count: usize,
-    last_sign: Instant,
+    under_way: Unacknowledged,
 }
 
 impl Written<'_> {
@@ -128,9 +128,11 @@ impl Written<'_> {
             Ok(ack) => {
                 ack.result.map_err(|failure| self.problem(&failure))?;
                 self.count += 1;
-                self.last_sign = Instant::now();
+                self.under_way.taken(Instant::now());
             }
-            Err(_) if self.last_sign.elapsed() > PATIENCE => return Err(self.problem(&"the brokers do not answer")),
+            Err(_) if self.under_way.is_given_up(Instant::now()) => {
+                return Err(self.problem(&"the brokers do not answer"));
+            }
             Err(_) => {}
         }
         self.progress.at(self.count as u64);

@@ -7,7 +7,7 @@ use super::scan::Place;
 use crate::config::Config;
 use crate::dead_letter::Note;
 use crate::enqueue::Unacknowledged;
-use crate::kafka::{Ack, AckingProducer, KafkaProblem, OutgoingRecord, producer_config};
+use crate::kafka::{Ack, AckingProducer, KafkaProblem, OutgoingRecord, tool_producer_config};
 
 /// Writes them.
 pub struct Notes {
@@ -23,7 +23,7 @@ impl Notes {
         let on_ack = move |ack| {
             let _ = sender.send(ack); // Without a receiver nobody waits for it.
         };
-        let producer = AckingProducer::new(&producer_config(config), Box::new(on_ack))?;
+        let producer = AckingProducer::new(&tool_producer_config(config), Box::new(on_ack))?;
         let topic = config.topics.dead_letter.clone();
         Ok(Notes { producer, acks, topic, under_way: Unacknowledged::new(Instant::now()) })
     }
