@@ -3,14 +3,14 @@
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output, Stdio};
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use serde_json::Value;
 
 use super::support::World;
-use super::support::world::identify;
+use super::support::world::{identify, interrupt};
 
 /// With its topics made.
 fn world() -> World {
@@ -195,8 +195,7 @@ fn a_backfill_stopped_halfway_goes_on() {
         child
     };
     let stopped = slowly(40);
-    let pid = stopped.id().to_string();
-    assert!(Command::new("kill").args(["-INT", &pid]).status().expect("kill runs").success());
+    interrupt(&stopped);
     let output = stopped.wait_with_output().expect("it ends");
     assert_eq!(output.status.code(), Some(130));
     assert!(told(&output).contains("run the same command again to go on"), "{}", told(&output));
@@ -217,18 +216,6 @@ fn a_backfill_stopped_halfway_goes_on() {
     assert_eq!(world.accepted().len(), 300);
 }
 
-/// SIGINT, once it is listened to.
-fn interrupt(world: &World, child: &Child) {
-    let status = format!("/proc/{}/status", child.id());
-    let caught = || {
-        let status = std::fs::read_to_string(&status).expect("it runs");
-        let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).expect("a mask").trim();
-        u64::from_str_radix(mask, 16).expect("bits") & 1 << (2 - 1) != 0
-    };
-    world.wait("it listens to Ctrl-C", caught);
-    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().expect("kill runs").success());
-}
-
 #[test]
 fn one_ctrl_c_ends_a_backfill_whose_input_is_silent() {
     let world = world();
@@ -242,7 +229,7 @@ fn one_ctrl_c_ends_a_backfill_whose_input_is_silent() {
         let mut input = child.stdin.take().expect("piped");
         input.write_all(format!("{}half a line", lines(0..said)).as_bytes()).expect("written");
         world.wait("all that was said is in the queue", || world.queued_by("backfill").len() >= said);
-        interrupt(&world, &child);
+        interrupt(&child);
         world.wait("it ends", || child.try_wait().expect("its state").is_some());
         let output = child.wait_with_output().expect("it ended");
         assert_eq!(output.status.code(), Some(130));

@@ -1,8 +1,7 @@
 //! One contact: what is known of it, that it can be forgotten, and that the suppression list is honoured.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader};
-use std::process::{Command, Output, Stdio};
+use std::process::Output;
 use std::time::Duration;
 
 use nat_destination::dedup::Contact;
@@ -13,7 +12,7 @@ use rdkafka::topic_partition_list::TopicPartitionList;
 use serde_json::Value;
 
 use super::support::World;
-use super::support::world::{binary, identify};
+use super::support::world::{SLOW_READER, binary, identify};
 
 const ADA: &str = "ada@example.com";
 const BOB: &str = "bob@example.com";
@@ -367,36 +366,20 @@ fn a_list_that_becomes_wrong_is_told_until_it_is_mended() {
     assert!(!status().1.contains("suppress.file") && !instance.get("/readyz").1.contains("suppress.file"));
 }
 
-/// Ctrl-C, once it has said how far it is: its exit code, its result, and the rest of what it says.
-fn interrupted(world: &World, arguments: &[&str], set: &[&str]) -> (Option<i32>, String, String) {
-    let mut command = world.command(arguments, set);
-    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
-    let mut said = BufReader::new(child.stderr.take().expect("piped")).lines().map_while(Result::ok);
-    let progress = said.next().expect("it says how far it is");
-    assert!(progress.contains("time left"), "{progress}");
-    let pid = child.id().to_string();
-    assert!(Command::new("kill").args(["-INT", &pid]).status().expect("it runs").success());
-    let rest: Vec<String> = said.collect();
-    let output = child.wait_with_output().expect("it ends");
-    (output.status.code(), String::from_utf8(output.stdout).expect("text"), rest.join("\n"))
-}
-
 #[test]
 fn explain_and_forget_end_cleanly_on_ctrl_c_and_say_how_to_go_on() {
     let world = World::new();
     world.event(0, &visit(ADA, 20));
     world.run_until_caught_up(&[]);
-    // The brokers keep them waiting for more than there is.
-    let slow = ["kafka.properties.fetch.min.bytes=1000000", "kafka.properties.fetch.wait.max.ms=25000"];
-    let (code, result, said) = interrupted(&world, &["explain", "--contact", ADA], &slow);
+    let (code, result, said) = world.interrupted(&["explain", "--contact", ADA], &SLOW_READER, "reading");
     assert_eq!((code, result.as_str()), (Some(130), ""));
     assert_eq!(said, "stopped before all was read, so that nothing is told; run it again");
-    let (code, result, said) = interrupted(&world, &["forget", "--contact", ADA], &slow);
+    let (code, result, said) = world.interrupted(&["forget", "--contact", ADA], &SLOW_READER, "reading");
     assert_eq!((code, result.as_str()), (Some(130), ""));
     assert_eq!(said, "stopped: nothing is forgotten; run it again");
     // All is read, and the tombstones wait to be written.
     let (code, result, said) =
-        interrupted(&world, &["forget", "--contact", ADA], &["kafka.properties.linger.ms=25000"]);
+        world.interrupted(&["forget", "--contact", ADA], &["kafka.properties.linger.ms=25000"], "forgetting");
     assert_eq!((code, result.as_str()), (Some(130), ""));
     assert!(said.contains("run it again to forget all"), "{said}");
     assert!(world.read(&world.topic("delivered")).iter().all(|record| record.value.is_some()), "none was written");

@@ -13,6 +13,7 @@ mod deploy;
 mod explain;
 mod faults;
 mod ingest;
+mod letters;
 mod operate;
 mod outage;
 mod pace;

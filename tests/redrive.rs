@@ -1,44 +1,15 @@
-//! Dead letters are seen, told apart, kept and sent again, by the command line alone.
+//! Dead letters are sent again, by the command line alone, and what came of them is told.
 
-use std::process::{Child, Output, Stdio};
+use std::process::{Child, Stdio};
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use nat_destination::sandbox::stand_in::Behaviour;
 use serde_json::{Value, json};
 
+use super::letters::{ada, day, dead_letters, lines, of_four_kinds, redrive, rejecting, succeeded, told};
 use super::support::World;
-use super::support::world::{Record, identify};
+use super::support::world::{Record, identify, interrupt};
 
 const NO_GUARD: &str = "circuit.rejections=0";
-
-fn rejecting(emails: &[&str]) -> Behaviour {
-    Behaviour { reject_emails: emails.iter().map(|email| (*email).to_owned()).collect(), ..Behaviour::default() }
-}
-
-fn dead_letters(world: &World, arguments: &[&str], set: &[&str]) -> Output {
-    world.command(&[&["dead-letters"], arguments].concat(), set).output().expect("it runs")
-}
-
-fn succeeded(output: Output) -> String {
-    assert!(output.status.success(), "{:?}: {}", output.status, String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).expect("text")
-}
-
-/// The JSON lines that a command prints.
-fn lines(world: &World, arguments: &[&str]) -> Vec<Value> {
-    let text = succeeded(dead_letters(world, arguments, &[]));
-    text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
-}
-
-fn redrive(world: &World, arguments: &[&str], set: &[&str]) -> Value {
-    let text = succeeded(dead_letters(world, &[&["redrive", "--json"], arguments].concat(), set));
-    serde_json::from_str(&text).expect("JSON")
-}
-
-fn told(output: &Output) -> (Option<i32>, String) {
-    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
-}
 
 fn outcomes(delivered: u64, rest: u64, dead_again: u64) -> Value {
     json!({"delivered": delivered, "duplicate_or_filtered": rest, "dead_again": dead_again, "unreadable": 0})
@@ -53,14 +24,6 @@ fn engage(value: bool) -> String {
 /// The Engage values that were accepted, in their order.
 fn values(world: &World) -> Vec<Value> {
     world.accepted().into_iter().filter_map(|entry| Some(entry.engage?.value)).collect()
-}
-
-fn ada() -> String {
-    identify("ada@example.com", "2026-11-20T08:00:00Z", "m-ada")
-}
-
-fn day(email: &str) -> (String, String) {
-    (email.to_owned(), "2026-11-20".to_owned())
 }
 
 #[test]
@@ -87,95 +50,12 @@ fn a_rejected_contact_is_fixed_and_redriven() {
     assert_eq!((&report["letters"], &report["passed_over"]), (&json!(0), &json!({"already_redriven": 1})));
 }
 
-#[test]
-fn what_was_redriven_is_told_wherever_a_dead_letter_is_and_what_is_open_too() {
-    let world = of_four_kinds();
-    let places = |letters: &[Value], redriven: bool| -> Vec<String> {
-        let of = letters.iter().filter(|letter| letter["redriven"].is_string() == redriven);
-        let mut places: Vec<_> = of.map(|letter| letter["place"].as_str().expect("a place").to_owned()).collect();
-        places.sort();
-        places
-    };
-    let before = lines(&world, &["list"]);
-    assert_eq!((places(&before, true).len(), places(&before, false).len()), (0, 4));
-    let began = jiff::Timestamp::now().as_millisecond();
-    redrive(&world, &["--contact", "bob@example.com"], &[]);
-    let listed = lines(&world, &["list"]);
-    let taken = listed.iter().find(|letter| letter["redriven"].is_string()).expect("one was redriven");
-    let at: jiff::Timestamp = taken["redriven"].as_str().and_then(|at| at.parse().ok()).expect("a time");
-    assert!(at.as_millisecond() >= began, "{taken}");
-    assert_eq!((taken["status"].as_u64(), places(&listed, false).len()), (Some(422), 3));
-    let exported = lines(&world, &["export", "-"]);
-    assert_eq!((places(&exported, true), places(&exported, false)), (places(&listed, true), places(&listed, false)));
-    for open in [lines(&world, &["list", "--open"]), lines(&world, &["export", "--open", "-"])] {
-        assert_eq!((places(&open, true).len(), places(&open, false)), (0, places(&listed, false)));
-    }
-    for letter in &listed {
-        let shown = &lines(&world, &["show", "--json", letter["place"].as_str().expect("a place")])[0];
-        assert_eq!(shown["redriven"], letter["redriven"]);
-        let words = succeeded(dead_letters(&world, &["show", letter["place"].as_str().expect("a place")], &[]));
-        assert_eq!(words.contains("redriven       no\n"), letter["redriven"].is_null(), "{words}");
-        // What was redriven is not to be redriven: it is passed over.
-        assert_eq!(words.contains("dead-letters redrive"), letter["redriven"].is_null(), "{words}");
-    }
-    let explain = world.command(&["explain", "--json", "--contact", "bob@example.com"], &[]).output().expect("it runs");
-    let explained: Value = serde_json::from_str(&succeeded(explain)).expect("JSON");
-    let letters = explained["dead_letters"].as_array().expect("a list");
-    assert!(!letters.is_empty() && letters.iter().all(|letter| letter["redriven"].is_string()), "{explained}");
-    let stats = &lines(&world, &["stats", "--json"])[0];
-    assert_eq!((&stats["letters"], &stats["redriven"], &stats["open"]), (&json!(4), &json!(1), &json!(3)));
-    assert_eq!(stats["open_reasons"], json!({"rejected": 1, "missing_email": 1, "not_json": 1}));
-    let words = succeeded(dead_letters(&world, &["stats"], &[]));
-    assert!(words.starts_with("4 dead letters: 1 redriven, 3 open\n"), "{words}");
-    assert!(words.contains("rejected             2     1\n"), "{words}");
-}
-
-#[test]
-fn a_reason_of_a_newer_version_is_a_filter_and_a_misspelt_one_is_told() {
-    let world = World::with(1, rejecting(&["ada@example.com"]));
-    world.event(0, &ada());
-    world.run_until_caught_up(&[]);
-    let letter = &world.dead_letters()[0];
-    let header = |(name, value): &(String, Option<Vec<u8>>)| match name.as_str() {
-        "nat.reason" => (name.clone(), Some(b"quarantined".to_vec())),
-        _ => (name.clone(), value.clone()),
-    };
-    let headers: Vec<_> = letter.headers.iter().map(header).collect();
-    let headers: Vec<_> = headers.iter().map(|(name, value)| (name.as_str(), value.as_deref())).collect();
-    world.send(&world.topic("dead-letter"), Some(0), None, letter.value.as_deref(), &headers);
-    world.flush();
-    let newer = lines(&world, &["list", "--reason", "quarantined"]);
-    assert_eq!((newer.len(), newer[0]["reason"].as_str()), (1, Some("quarantined")));
-    let shown = &lines(&world, &["show", "--json", newer[0]["place"].as_str().expect("a place")])[0];
-    let command = "nat-destination dead-letters redrive --reason quarantined --dry-run";
-    assert_eq!(shown["command"], command);
-    let report = redrive(&world, &["--reason", "quarantined"], &[]);
-    assert_eq!(report["reasons"], json!({"quarantined": 1}), "as show says");
-    // Nobody's: then it is most likely misspelt. One that is known may be absent.
-    let file = world.path("letters.jsonl");
-    let file = file.to_str().expect("text");
-    for command in [&["list"][..], &["stats"], &["redrive"], &["export", file]] {
-        let (code, said) = told(&dead_letters(&world, &[command, &["--reason", "rejcted"]].concat(), &[]));
-        assert_eq!(code, Some(2), "{command:?} {said}");
-        assert!(said.contains("--reason rejcted: no dead letter") && said.contains("did you mean rejected?"), "{said}");
-    }
-    assert!(!world.path("letters.jsonl").exists() && !world.path("letters.jsonl.partial").exists());
-    assert_eq!(world.read(&world.topic("queue")).len(), 2);
-    assert_eq!(lines(&world, &["list", "--reason", "poison"]).len(), 0);
-}
-
 /// Starts a redrive that takes seconds, and waits until so many events are in the queue.
 fn slow_redrive(world: &World, until: usize) -> Child {
     let mut command = world.command(&["dead-letters", "redrive", "--rate", "10"], &[]);
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
     world.wait("some are in the queue", || world.read(&world.topic("queue")).len() >= until);
     child
-}
-
-/// As Ctrl-C does.
-fn interrupt(child: &Child) {
-    let kill = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status();
-    assert!(kill.expect("it runs").success());
 }
 
 #[test]
@@ -477,221 +357,6 @@ fn of_a_batch_what_is_right_is_sent_and_what_is_left_is_told() {
     }
     world.run_until_caught_up(&mended);
     assert_eq!(world.accepted_days(), [day("ada@example.com"), day("bob@example.com")]);
-}
-
-#[test]
-fn a_foreign_dead_letter_is_counted_and_passed_over() {
-    let world = World::with(1, rejecting(&["ada@example.com"]));
-    world.event(0, &ada());
-    world.run_until_caught_up(&[]);
-    let topic = world.topic("dead-letter");
-    let connect: [(&str, Option<&[u8]>); 2] =
-        [("__connect.errors.topic", Some(b"orders")), ("__connect.errors.offset", Some(b"5"))];
-    world.send(&topic, Some(0), None, Some(ada().as_bytes()), &connect);
-    world.send(&topic, Some(0), Some(b"\xff"), Some(b"\xff"), &[]);
-    world.send(&topic, Some(0), None, None, &[("nat.redriven", Some(b"not a place"))]);
-    world.flush();
-    let stats = &lines(&world, &["stats", "--json"])[0];
-    assert_eq!((&stats["letters"], &stats["reasons"]), (&json!(4), &json!({"rejected": 1, "foreign": 3})));
-    assert_eq!(lines(&world, &["list", "--reason", "foreign"]).len(), 3);
-    let shown = succeeded(dead_letters(&world, &["show", "0:0"], &[]))
-        + &succeeded(dead_letters(&world, &["show", "0:1"], &[]));
-    assert!(shown.contains("another tool wrote it"), "{shown}");
-    let theirs = &lines(&world, &["list", "--reason", "foreign"])[0]["place"];
-    let json = &lines(&world, &["show", "--json", theirs.as_str().expect("a place")])[0];
-    assert!(
-        json["reason"] == "foreign" && json["what_to_do"].as_str().is_some_and(|text| text.contains("ask")),
-        "{json}"
-    );
-    let report = redrive(&world, &[], &[]);
-    assert_eq!((&report["letters"], &report["passed_over"]), (&json!(1), &json!({"foreign": 3})));
-    assert_eq!(world.read(&world.topic("queue")).len(), 2);
-}
-
-/// Dead letters of four kinds: ada's rejected with 400, bob's with 422, one without an email, and one that is no JSON.
-fn of_four_kinds() -> World {
-    let world = World::with(1, rejecting(&["ada@example.com"]));
-    world.event(0, &ada());
-    world.run_until_caught_up(&[]);
-    world.behave(Behaviour { reject_status: 422, ..rejecting(&["bob@example.com"]) });
-    world.event(0, &identify("Bob@example.com", "2026-11-20T08:00:00Z", "m-bob"));
-    world.event(0, r#"{"type":"identify","timestamp":"2026-11-20T08:00:00Z","userId":"u-815"}"#);
-    world.event(0, r#"{"type":"identify","timestamp":"#);
-    world.run_until_caught_up(&[]);
-    world
-}
-
-#[test]
-fn filters_choose_what_is_listed_and_redriven() {
-    let world = of_four_kinds();
-    let all = lines(&world, &["list"]);
-    let times: Vec<&str> = all.iter().map(|row| row["time"].as_str().expect("a time")).collect();
-    assert!(all.len() == 4 && times.is_sorted_by(|a, b| a >= b), "newest first: {times:?}");
-    assert_eq!(
-        lines(&world, &["list", "--oldest-first"])[0]["contact"],
-        lines(&world, &["list", "--status", "400"])[0]["contact"]
-    );
-    let source = format!("{} 0:0", world.source);
-    let oldest = &all[3];
-    assert_eq!((oldest["reason"].as_str(), oldest["source"].as_str()), (Some("rejected"), Some(source.as_str())));
-    assert_eq!((&oldest["status"], &oldest["attempts"], &oldest["redrives"]), (&json!(400), &json!(1), &json!(0)));
-    let until = times[3];
-    for (filter, count) in [
-        (&["--reason", "rejected"][..], 2),
-        (&["--reason", "rejected", "--reason", "not_json"], 3),
-        (&["--status", "422"], 1),
-        (&["--reason", "missing_email", "--status", "422"], 0),
-        (&["--contact", " BOB@example.com"], 1),
-        (&["--contact", "carol@example.com"], 0),
-        (&["--topic", &world.source], 4),
-        (&["--topic", "another"], 0),
-        (&["--since", "1h"], 4),
-        (&["--since", "1h", "--until", until], 0),
-        (&["--since", until], 4),
-        (&["--limit", "3"], 3),
-    ] {
-        assert_eq!(lines(&world, &[&["list"], filter].concat()).len(), count, "{filter:?}");
-    }
-    let none = succeeded(dead_letters(&world, &["stats", "--status", "500"], &[]));
-    assert_eq!(none, "none of the 4 dead letters that were read is meant by these filters\n");
-    let text = succeeded(dead_letters(&world, &["list"], &[]));
-    assert!(!text.contains('@') && !text.contains("u-815"), "no personal data: {text}");
-    for (wrong, said) in [
-        (&["--since", "1h", "--until", "2h"][..], "is not before --until"),
-        (&["--reason", "rejcted"], "rejected"),
-        (&["--contact", "ada"], "it is no email address"),
-        (&["--since", "yesterday"], "is no time"),
-    ] {
-        let (code, error) = told(&dead_letters(&world, &[&["list"], wrong].concat(), &[]));
-        assert_eq!(code, Some(2), "{wrong:?}");
-        assert!(error.contains(said), "{error}");
-    }
-    world.behave(Behaviour::default());
-    let report = redrive(&world, &["--contact", "bob@example.com", "--reason", "rejected"], &[]);
-    assert_eq!((&report["letters"], &report["passed_over"]), (&json!(1), &json!({})));
-    world.run_until_caught_up(&[]);
-    assert_eq!(world.accepted_days(), [day("bob@example.com")]);
-}
-
-#[test]
-fn show_masks_personal_data_unless_revealed_and_says_what_to_do() {
-    let world = World::with(1, rejecting(&["ada@example.com"]));
-    let event = identify("ada@example.com", "2026-11-20T08:00:00Z", "m1");
-    world.produce(0, Some(b"ada-key"), Some(event.as_bytes()), &[("trace", Some(b"ada-trace"))]);
-    world.run_until_caught_up(&[]);
-    let place = lines(&world, &["list"])[0]["place"].as_str().expect("a place").to_owned();
-    let shown = succeeded(dead_letters(&world, &["show", &place], &[]));
-    for part in [
-        "Nat.app rejects it",
-        "status         400",
-        "\"email\": \"(text of 15 characters)\"",
-        "what to do",
-        "trace: (9 bytes)",
-    ] {
-        assert!(shown.contains(part), "{part} in {shown}");
-    }
-    assert!(!shown.contains("ada"), "{shown}");
-    let revealed = succeeded(dead_letters(&world, &["show", &place, "--reveal"], &[]));
-    for part in ["\"email\": \"ada@example.com\"", "ada-key", "trace: ada-trace"] {
-        assert!(revealed.contains(part), "{part} in {revealed}");
-    }
-    let (partition, _) = place.split_once(':').expect("two numbers");
-    let listed = &lines(&world, &["list"])[0];
-    let json = &lines(&world, &["show", &place, "--json"])[0];
-    for (name, value) in listed.as_object().expect("an object") {
-        assert_eq!(&json[name], value, "{name}, as list tells it");
-    }
-    assert!(json["answer"].as_str().is_some_and(|answer| answer.contains("refused")), "{json}");
-    assert!(json["what_happened"].as_str().is_some_and(|words| words.contains("Nat.app rejects it")), "{json}");
-    assert!(json["what_to_do"].as_str().is_some_and(|words| words.contains("redrive it")), "{json}");
-    assert_eq!(json["headers"], json!([{"name": "trace", "value": "(9 bytes)"}]));
-    assert_eq!(json["value"]["traits"]["email"], "(text of 15 characters)");
-    assert!(!json.to_string().contains("ada"), "{json}");
-    let json = &lines(&world, &["show", &place, "--json", "--reveal"])[0];
-    assert_eq!(
-        (json["key"].as_str(), json["value"]["traits"]["email"].as_str()),
-        (Some("ada-key"), Some("ada@example.com"))
-    );
-    assert_eq!(json["headers"], json!([{"name": "trace", "value": "ada-trace"}]));
-    let behind = format!("{partition}:9");
-    for (wrong, code, said) in
-        [(behind.as_str(), 1, "holds the offsets 0 to 0"), ("17:0", 1, "it has 0 to 2"), ("17", 2, "PARTITION:OFFSET")]
-    {
-        let (exit, error) = told(&dead_letters(&world, &["show", wrong], &[]));
-        assert_eq!(exit, Some(code), "{error}");
-        assert!(error.contains(said), "{error}");
-    }
-}
-
-#[test]
-fn stats_count_by_reason_status_topic_and_day() {
-    let today = || jiff::Timestamp::now().strftime("%F").to_string();
-    let began = today();
-    let world = of_four_kinds();
-    let stats = &lines(&world, &["stats", "--json"])[0];
-    assert_eq!((&stats["letters"], &stats["redriven"]), (&json!(4), &json!(0)));
-    assert_eq!(stats["reasons"], json!({"rejected": 2, "missing_email": 1, "not_json": 1}));
-    assert_eq!(stats["statuses"], json!({"400": 1, "422": 1}));
-    assert_eq!(stats["topics"], json!({&world.source: 4}));
-    assert_eq!(stats["days"].as_object().expect("days").values().filter_map(Value::as_u64).sum::<u64>(), 4);
-    let is_told = [began, today()].iter().any(|day| stats["days"].get(day).is_some()); // It may be midnight.
-    assert!(is_told && stats["first"].as_str() < stats["last"].as_str(), "{stats}");
-    redrive(&world, &["--reason", "rejected"], &[]);
-    let stats = &lines(&world, &["stats", "--json"])[0];
-    assert_eq!((&stats["letters"], &stats["redriven"]), (&json!(4), &json!(2)), "the notes are no letters");
-    let words = succeeded(dead_letters(&world, &["stats"], &[]));
-    assert!(words.starts_with("4 dead letters: 2 redriven, 2 open\n"), "{words}");
-}
-
-/// The bytes that an exported field stands for.
-fn exported(object: &Value, name: &str) -> Option<Vec<u8>> {
-    match object.get(format!("{name}_base64")) {
-        Some(encoded) => Some(STANDARD.decode(encoded.as_str().expect("text")).expect("base64")),
-        None => object[name].as_str().map(|text| text.as_bytes().to_vec()),
-    }
-}
-
-#[test]
-fn an_export_holds_every_letter_byte_for_byte() {
-    let world = World::with(1, rejecting(&["ada@example.com"]));
-    world.produce(0, Some(b"key \xff"), Some(b"{\"a\": \xff}\n"), &[("h", Some(b"\x00\xff")), ("none", None)]);
-    world.event(0, "{\"type\":\"identify\",\n  \"x\": 1, \"x\": 1.0}");
-    world.event(0, &ada());
-    world.run_until_caught_up(&[]);
-    redrive(&world, &["--reason", "rejected"], &[]);
-    let file = world.path("letters.jsonl");
-    let name = file.to_str().expect("text");
-    succeeded(dead_letters(&world, &["export", name], &[]));
-    let text = std::fs::read_to_string(&file).expect("written");
-    let mut found: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
-    found.sort_by_key(|line| line["place"].to_string());
-    let mut letters = world.dead_letters();
-    letters.sort_by_key(|letter| format!("\"{}:{}\"", letter.partition, letter.offset));
-    assert_eq!((found.len(), letters.len()), (3, 3));
-    for (line, letter) in found.iter().zip(&letters) {
-        assert_eq!(line["place"], json!(format!("{}:{}", letter.partition, letter.offset)));
-        assert_eq!((exported(line, "key"), exported(line, "value")), (letter.key.clone(), letter.value.clone()));
-        assert_eq!(line["reason"].as_str(), letter.header("nat.reason").as_deref());
-        let headers = line["headers"].as_array().expect("headers");
-        let header = |header: &Value| (header["name"].as_str().expect("a name").to_owned(), exported(header, "value"));
-        let original: Vec<_> = headers.iter().map(header).collect();
-        assert_eq!(original, letter.headers[..original.len()]);
-        assert_eq!(letter.headers[original.len()].0, "__connect.errors.topic");
-    }
-    assert_eq!(succeeded(dead_letters(&world, &["export", "-"], &[])), text);
-    let directory = file.parent().and_then(|path| path.to_str()).expect("text");
-    for (arguments, said) in [(vec!["export", name], "--force"), (vec!["export", directory], "it is a directory")] {
-        let (code, error) = told(&dead_letters(&world, &arguments, &[]));
-        assert!(code == Some(1) && error.contains(said), "{error}");
-    }
-    succeeded(dead_letters(&world, &["export", name, "--force", "--reason", "rejected"], &[]));
-    assert_eq!(std::fs::read_to_string(&file).expect("written").lines().count(), 1);
-    assert!(!world.path("letters.jsonl.partial").exists());
-    let other = world.path("other.jsonl");
-    let away = ["kafka.brokers=127.0.0.1:9", "kafka.timeout=1s"];
-    let (code, error) = told(&dead_letters(&world, &["export", other.to_str().expect("text")], &away));
-    assert_eq!(code, Some(1), "{error}");
-    assert!(!other.exists() && !world.path("other.jsonl.partial").exists());
 }
 
 #[test]

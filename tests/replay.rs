@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use nat_destination::sandbox::stand_in::Behaviour;
 
 use super::support::World;
-use super::support::world::{Record, binary, identify};
+use super::support::world::{Record, binary, identify, interrupt};
 
 fn replay(world: &World, arguments: &[&str], set: &[&str]) -> Output {
     world.command(&[&["replay"], arguments].concat(), set).output().expect("it runs")
@@ -202,8 +202,7 @@ fn a_replay_killed_halfway_goes_on() {
     world.run_until_caught_up(&[]);
 
     let stopped = begun(&world, &from, 60);
-    let pid = stopped.id().to_string();
-    assert!(std::process::Command::new("kill").args(["-INT", &pid]).status().expect("kill runs").success());
+    interrupt(&stopped);
     let output = stopped.wait_with_output().expect("it ends");
     assert_eq!(output.status.code(), Some(130));
     let told = stderr(&output);

@@ -13,6 +13,7 @@ use rdkafka::client::DefaultClientContext;
 
 use super::faults::set_offset;
 use super::support::World;
+use super::support::world::interrupt;
 
 const SIX: &str = "topics.partitions=6";
 
@@ -330,8 +331,7 @@ fn a_resize_that_is_interrupted_when_it_has_begun_says_that_no_instance_starts()
     let mut told = BufReader::new(child.stderr.take().expect("piped")).lines().map_while(Result::ok);
     // Before the topics grow, after which it looks whether it is to stop.
     assert!(told.any(|line| line.contains("going on with the resize")));
-    let interrupt = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status();
-    assert!(interrupt.expect("kill runs").success());
+    interrupt(&child);
     assert!(told.any(|line| line.contains("Until it is done no instance starts")));
     assert_eq!(child.wait().expect("ended").code(), Some(130));
     refused(
@@ -382,8 +382,7 @@ fn a_resize_that_is_interrupted_says_how_to_go_on() {
     let mut child = command.stderr(Stdio::piped()).spawn().expect("it runs");
     let mut told = BufReader::new(child.stderr.take().expect("piped")).lines().map_while(Result::ok);
     assert!(told.any(|line| line.contains("waiting 5 s")));
-    let interrupt = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status();
-    assert!(interrupt.expect("kill runs").success());
+    interrupt(&child);
     assert!(told.any(|line| line.contains("run the same command again")));
     assert_eq!(child.wait().expect("ended").code(), Some(130));
     // Nothing had been changed.

@@ -117,3 +117,49 @@ fn a_bar_keeps_to_its_row_and_what_is_told_after_ctrl_c_begins_a_line() {
         }
     }
 }
+
+/// What stands on the terminal once it has ended: the rows, each as it was last drawn.
+fn rows(text: &str) -> Vec<&str> {
+    text.lines().map(|row| row.rsplit("\x1b[2K").next().unwrap_or(row)).collect()
+}
+
+#[test]
+fn on_a_terminal_list_is_a_table_of_the_newest_50_that_says_how_many_there_are() {
+    let world = World::new();
+    assert!(world.command(&["topics", "create"], &[]).output().expect("it runs").status.success());
+    for number in 0..60 {
+        world.send(&world.topic("dead-letter"), Some(number % 3), None, Some(b"theirs"), &[]);
+        world.flush();
+    }
+    let list = |more: &[&str]| {
+        let terminal = Terminal::run(&world.command(&[&["dead-letters", "list"], more].concat(), &[]));
+        let (code, text) = terminal.end();
+        assert_eq!(code, Some(0), "{text}");
+        text
+    };
+    let output = world.command(&["dead-letters", "list"], &[]).output().expect("it runs");
+    let all: Vec<String> = String::from_utf8(output.stdout)
+        .expect("text")
+        .lines()
+        .map(|line| {
+            let letter: serde_json::Value = serde_json::from_str(line).expect("JSON lines in a pipe");
+            letter["place"].as_str().expect("a place").to_owned()
+        })
+        .collect();
+    assert_eq!((all.len(), output.stderr), (60, Vec::new()), "all of them in a pipe");
+    for (more, count) in [(&[][..], 50), (&["--limit", "7"], 7), (&["--limit", "100"], 60)] {
+        let text = list(more);
+        let rows = rows(&text);
+        let head = rows.iter().position(|row| row.starts_with("place ")).expect("a head");
+        let places = rows[head + 1..][..count].iter().map(|row| row.split(' ').next().expect("a place"));
+        assert!(places.eq(&all[..count]), "the newest first: {text}");
+        assert!(rows[head + 1..][..count].iter().all(|row| row.contains("  foreign  ")), "{text}");
+        let more: Vec<&str> = rows[head + 1 + count..].to_vec();
+        match count {
+            60 => assert!(more.is_empty(), "{more:?}"),
+            _ => assert_eq!(more, [format!("{count} of 60; --limit shows more")]),
+        }
+    }
+    let text = list(&["--json", "--limit", "3"]);
+    assert_eq!(rows(&text).iter().filter(|row| row.starts_with('{') && row.ends_with('}')).count(), 3, "{text}");
+}

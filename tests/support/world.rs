@@ -21,6 +21,9 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use super::kafka;
 
 pub const KEY: &str = "test-api-key-5f3a";
+/// With these a tool hears nothing of a record for 25 seconds: the brokers wait for more than there is.
+pub const SLOW_READER: [&str; 2] =
+    ["kafka.properties.fetch.min.bytes=1000000", "kafka.properties.fetch.wait.max.ms=25000"];
 const PATIENCE: Duration = Duration::from_secs(100);
 
 pub struct World {
@@ -271,6 +274,20 @@ impl World {
         command
     }
 
+    /// A tool that gets a Ctrl-C once it has said how far it is with what: its exit code, its result, and the rest of what it
+    /// says.
+    pub fn interrupted(&self, tool: &[&str], set: &[&str], what: &str) -> (Option<i32>, String, String) {
+        let mut command = self.command(tool, set);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+        let mut said = BufReader::new(child.stderr.take().expect("piped")).lines().map_while(Result::ok);
+        let is_progress = |line: &String| line.starts_with(&format!("{what}: ")) && line.contains("time left");
+        assert!(said.any(|line| is_progress(&line)), "{tool:?} does not say how far it is with {what}");
+        interrupt(&child);
+        let rest: Vec<String> = said.collect();
+        let output = child.wait_with_output().expect("it ends");
+        (output.status.code(), String::from_utf8(output.stdout).expect("text"), rest.join("\n"))
+    }
+
     /// `run --until-caught-up`, to its successful end.
     pub fn run_until_caught_up(&self, set: &[&str]) -> Output {
         let output = self.command(&["run", "--until-caught-up"], set).output().expect("it runs");
@@ -311,6 +328,18 @@ pub fn binary() -> Command {
         command.env_remove(name);
     }
     command
+}
+
+/// As Ctrl-C does, once it is listened to.
+pub fn interrupt(child: &Child) {
+    let status = format!("/proc/{}/status", child.id());
+    wait("it listens to Ctrl-C", || {
+        let status = std::fs::read_to_string(&status).expect("it runs");
+        let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).expect("a mask").trim();
+        u64::from_str_radix(mask, 16).expect("bits") & 1 << (2 - 1) != 0
+    });
+    let kill = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+    assert!(kill.expect("it runs").success());
 }
 
 pub fn wait(what: &str, mut is_so: impl FnMut() -> bool) {

@@ -57,7 +57,10 @@ pub async fn run(args: ExportArgs) -> Result<ExitCode, CommandError> {
         // Each line tells whether its letter was redriven: the notes of that stand behind the letters.
         let exported = match scan::notes(&config, &filter, ranges.clone(), stopped) {
             Ok(Some(redriven)) => export(&config, &filter, args.open, ranges, &redriven, &mut target, stopped),
-            Ok(None) => target.end(false, 0),
+            Ok(None) => {
+                target.discard();
+                return Ok(scan::cut_short());
+            }
             Err(problem) => Err(problem),
         };
         if exported.is_err() {
