@@ -346,7 +346,9 @@ fn what_only_looks_ends_cleanly_on_ctrl_c_and_says_that_nothing_was_changed() {
     let place = lines(&world, &["list"])[0]["place"].as_str().expect("a place").to_owned();
     let file = world.path("letters.jsonl");
     let name = file.to_str().expect("text");
-    for command in [&["list"][..], &["list", "--open"], &["stats"], &["show", &place], &["export", name], &["export", "-"]] {
+    for command in
+        [&["list"][..], &["list", "--open"], &["stats"], &["show", &place], &["export", name], &["export", "-"]]
+    {
         let (code, result, said) = world.interrupted(&[&["dead-letters"], command].concat(), &SLOW_READER, "reading");
         assert_eq!((code, result.as_str()), (Some(130), ""), "{command:?}");
         assert_eq!(said, "stopped before everything was read; nothing was changed", "{command:?}");
@@ -374,7 +376,9 @@ fn an_export_that_is_stopped_keeps_what_it_has_and_says_so() {
     assert_eq!((code, result.as_str()), (Some(130), ""), "{said}");
     let kept = std::fs::read_to_string(&partial).expect("written").lines().count();
     assert!((1..40).contains(&kept), "{kept}");
-    let told = format!("stopped: {name}.partial holds the first {kept} dead letters; {name} was not touched. Run it again for all");
+    let told = format!(
+        "stopped: {name}.partial holds the first {kept} dead letters; {name} was not touched. Run it again for all"
+    );
     assert_eq!(said, told);
     assert!(!file.exists());
     assert!(dead_letters(&world, &["export", name], &[]).status.success());

@@ -3,6 +3,7 @@
 mod support;
 
 mod accounting;
+mod away;
 mod backfill;
 mod circuit;
 mod classify;

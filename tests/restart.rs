@@ -5,8 +5,6 @@ use std::time::{Duration, Instant};
 use nat_destination::kafka::partition_of;
 use nat_destination::sandbox::stand_in::Behaviour;
 use rdkafka::ClientConfig;
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
-use rdkafka::client::DefaultClientContext;
 use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
 
 use super::faults::set_offset;
@@ -343,14 +341,8 @@ fn a_partition_that_cannot_be_restored_holds_up_neither_the_others_nor_a_sigterm
     let mut kafka = Kafka::start(Options { nodes: 3, ..Options::default() });
     let world = World::on(kafka.brokers(), 1, Behaviour::default());
     // Half of the changelog on a broker that is away: the first half that is asked for.
-    let admin: AdminClient<DefaultClientContext> =
-        ClientConfig::new().set("bootstrap.servers", &world.brokers).create().expect("an admin client");
     let topic = world.topic("delivered");
-    let new = NewTopic::new(&topic, 2, TopicReplication::Variable(&[&[3], &[1]]))
-        .set("cleanup.policy", "compact,delete")
-        .set("retention.ms", "-1");
-    let made = world.runtime.block_on(admin.create_topics(&[new], &AdminOptions::new())).expect("an answer");
-    made.into_iter().for_each(|made| drop(made.expect("created")));
+    world.create_topic_on(&topic, &[3, 1], &[("cleanup.policy", "compact,delete"), ("retention.ms", "-1")]);
     for partition in [0, 1] {
         world.send(&topic, Some(partition), Some(&[7; 16]), Some(b"of a newer version"), &[]);
     }

@@ -9,12 +9,12 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, Sender as EndsSender, channel};
+use std::sync::mpsc::{Receiver, Sender as FoundSender, channel};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tokio::sync::mpsc::Sender;
@@ -62,11 +62,15 @@ struct Reading {
     /// Records from here to the end as it was.
     remaining: i64,
     next: i64,
+    /// Once it has been asked for, it stays.
     end: i64,
     /// The place where an end was told that was not the end.
     false_end: Option<i64>,
     gone: Arc<AtomicBool>,
 }
+
+/// A partition whose end is known; `None`: nobody waits for it any more. One for each that was asked for.
+type Found = Result<Option<(i32, Reading)>, KafkaProblem>;
 
 const PROGRESS_EVERY: Duration = Duration::from_secs(5);
 /// How long a partition's end is waited for at first. A leader that is there answers sooner.
@@ -85,9 +89,13 @@ impl Restore {
         let reader = client(&reader_config(&self.config))?;
         let (over, mut readings) = (AtomicBool::new(false), HashMap::new());
         let result = std::thread::scope(|scope| {
-            let (sender, ends) = channel();
-            scope.spawn(|| self.find_ends(&reader, sender, &over));
-            let result = self.read(&reader, ends, &mut readings);
+            let (sender, found) = channel();
+            let (reader, over) = (&reader, &over);
+            let ask = |partitions| {
+                let sender = sender.clone();
+                scope.spawn(move || self.find_ends(reader, partitions, &sender, over));
+            };
+            let result = self.read(reader, &ask, &found, &mut readings);
             over.store(true, Ordering::Release);
             result
         });
@@ -101,32 +109,36 @@ impl Restore {
     fn find_ends(
         &self,
         reader: &BaseConsumer<Context>,
-        found: EndsSender<Result<(i32, Reading), KafkaProblem>>,
+        mut waiting: Vec<(i32, Reading)>,
+        found: &FoundSender<Found>,
         over: &AtomicBool,
     ) {
         let (topic, longest) = (self.config.topics.delivered.as_str(), self.config.kafka.timeout);
-        let mut waiting: Vec<&ToRestore> = self.partitions.iter().collect();
         let mut patience = SHORT_PATIENCE.min(longest);
         while !waiting.is_empty() {
-            waiting.retain(|to| {
-                if over.load(Ordering::Acquire) || self.sender.is_closed() || to.gone.load(Ordering::Acquire) {
-                    return false;
+            let mut without = Vec::new();
+            for (partition, mut reading) in waiting {
+                if over.load(Ordering::Acquire) || self.sender.is_closed() || reading.is_gone() {
+                    let _ = found.send(Ok(None)); // An error says that nobody reads any more, here and below.
+                    continue;
                 }
-                let answer = match reader.fetch_watermarks(topic, to.partition, patience) {
-                    Ok((low, high)) => Ok((to.partition, self.reading(to, low, high))),
-                    Err(error) if is_final(&error) && !is_leaderless(&error) => Err(failed(error)),
+                let answer = match reader.fetch_watermarks(topic, partition, patience) {
+                    Ok((low, high)) => {
+                        reading.lies(low, high);
+                        Ok(Some((partition, reading)))
+                    }
+                    Err(error) if is_final(&error) => Err(failed(error)),
                     Err(error) => {
                         if patience == longest {
-                            let partition = to.partition;
                             tracing::warn!(%error, partition, "the delivered topic cannot be read yet; trying again");
                         }
-                        return true;
+                        without.push((partition, reading));
+                        continue;
                     }
                 };
-                // Nobody reads any more.
                 let _ = found.send(answer);
-                false
-            });
+            }
+            waiting = without;
             if !waiting.is_empty() {
                 std::thread::sleep(Duration::from_millis(200));
             }
@@ -134,18 +146,10 @@ impl Restore {
         }
     }
 
-    fn reading(&self, to: &ToRestore, low: i64, high: i64) -> Reading {
+    fn reading(&self, to: &ToRestore) -> Reading {
         let restored = Restored { set: DeliveredSet::new(self.config.dedup_retention), tried: HashMap::new() };
-        Reading {
-            generation: to.generation,
-            restored,
-            begin: to.begin,
-            remaining: (high - low).max(0),
-            next: low,
-            end: high,
-            false_end: None,
-            gone: Arc::clone(&to.gone),
-        }
+        let (generation, begin, gone) = (to.generation, to.begin, Arc::clone(&to.gone));
+        Reading { generation, restored, begin, remaining: 0, next: 0, end: 0, false_end: None, gone }
     }
 
     /// Begins with a partition whose end is known.
@@ -167,41 +171,25 @@ impl Restore {
         Ok(())
     }
 
-    /// A broker may be away for a while: a restore that gave up would end the process for nothing. `None`: nobody waits
-    /// for it any more.
-    fn patiently<T>(
-        &self,
-        gone: &AtomicBool,
-        ask: impl Fn() -> Result<T, KafkaError>,
-    ) -> Result<Option<T>, KafkaProblem> {
-        loop {
-            match ask() {
-                Ok(answer) => return Ok(Some(answer)),
-                Err(_) if gone.load(Ordering::Acquire) || self.sender.is_closed() => return Ok(None),
-                Err(error) if is_final(&error) && !is_leaderless(&error) => return Err(failed(error)),
-                Err(error) => tracing::warn!(%error, "the delivered topic cannot be read yet; trying again"),
-            }
-            std::thread::sleep(Duration::from_millis(200));
-        }
-    }
-
     fn read(
         &self,
         reader: &BaseConsumer<Context>,
-        ends: Receiver<Result<(i32, Reading), KafkaProblem>>,
+        ask: &dyn Fn(Vec<(i32, Reading)>),
+        found: &Receiver<Found>,
         readings: &mut HashMap<i32, Reading>,
     ) -> Result<(), KafkaProblem> {
         let (began, mut told) = (Instant::now(), Instant::now());
         let (mut records, mut unreadable) = (0_u64, 0_u64);
-        while !self.sender.is_closed() {
-            if readings.is_empty() {
-                // All ends are found, and all that was found is read.
-                let Ok(found) = ends.recv() else { break };
-                self.begin(reader, readings, found?)?;
-                continue;
-            }
-            while let Ok(found) = ends.try_recv() {
-                self.begin(reader, readings, found?)?;
+        ask(self.partitions.iter().map(|to| (to.partition, self.reading(to))).collect());
+        let mut asked = self.partitions.len();
+        while !self.sender.is_closed() && (asked > 0 || !readings.is_empty()) {
+            // With nothing to read it waits for the first.
+            let first = if readings.is_empty() { found.recv().ok() } else { None };
+            for found in first.into_iter().chain(found.try_iter()) {
+                asked -= 1;
+                if let Some(found) = found? {
+                    self.begin(reader, readings, found)?;
+                }
             }
             self.drop_gone(reader, readings)?;
             match reader.poll(Duration::from_millis(100)) {
@@ -214,7 +202,10 @@ impl Restore {
                     }
                 }
                 Some(Err(KafkaError::PartitionEOF(partition))) => {
-                    self.at_an_end(reader, readings, partition)?;
+                    if let Some(reading) = self.at_an_end(reader, readings, partition)? {
+                        asked += 1;
+                        ask(vec![(partition, reading)]);
+                    }
                 }
                 Some(Err(error)) if is_final(&error) => return Err(failed(error)),
                 Some(Err(error)) => tracing::warn!(%error, "reading the delivered topic goes on after this"),
@@ -235,31 +226,26 @@ impl Restore {
         Ok(())
     }
 
-    /// Hands the partition over if that was its end.
+    /// Hands the partition over if that was its end, or tells that it has to be asked again.
     fn at_an_end(
         &self,
         reader: &BaseConsumer<Context>,
         readings: &mut HashMap<i32, Reading>,
         partition: i32,
-    ) -> Result<(), KafkaProblem> {
-        let Some(reading) = readings.get_mut(&partition) else { return Ok(()) };
-        // Asked a second time, at the same place, it is: a tombstone that was cleaned away leaves nothing to read there.
-        if reading.next < reading.end && reading.false_end != Some(reading.next) {
-            reading.false_end = Some(reading.next);
-            let (topic, timeout) = (self.config.topics.delivered.as_str(), self.config.kafka.timeout);
-            let (next, end, gone) = (reading.next, reading.end, Arc::clone(&reading.gone));
-            tracing::warn!(partition, next, end, "the delivered topic ends early; asking again");
-            // Answered when the leader has caught up, and so what is read after it is all there is.
-            self.patiently(&gone, || reader.fetch_watermarks(topic, partition, timeout))?;
-            let seek = || reader.seek(topic, partition, Offset::Offset(next), timeout);
-            return self.patiently(&gone, seek).map(drop);
+    ) -> Result<Option<Reading>, KafkaProblem> {
+        let Some(mut reading) = readings.remove(&partition) else { return Ok(None) };
+        self.leave(reader, partition)?;
+        self.metrics.restore_remaining.sub(reading.remaining);
+        let Reading { next, end, false_end, .. } = reading;
+        // Told a second time, at the same place, it is: a tombstone that was cleaned away leaves nothing to read there.
+        if next >= end || false_end == Some(next) {
+            self.hand_over(partition, reading);
+            return Ok(None);
         }
-        if let Some(reading) = readings.remove(&partition) {
-            self.leave(reader, partition)?;
-            self.metrics.restore_remaining.sub(reading.remaining);
-            self.hand_over(partition, Reading { remaining: 0, ..reading });
-        }
-        Ok(())
+        tracing::warn!(partition, next, end, "the delivered topic ends early; asking again");
+        // Answered when the leader has caught up, and so what is read after it is all there is.
+        reading.false_end = Some(next);
+        Ok(Some(reading))
     }
 
     fn drop_gone(
@@ -267,7 +253,7 @@ impl Restore {
         reader: &BaseConsumer<Context>,
         readings: &mut HashMap<i32, Reading>,
     ) -> Result<(), KafkaProblem> {
-        for (partition, reading) in readings.extract_if(|_, reading| reading.gone.load(Ordering::Acquire)) {
+        for (partition, reading) in readings.extract_if(|_, reading| reading.is_gone()) {
             self.metrics.restore_remaining.sub(reading.remaining);
             self.leave(reader, partition)?;
         }
@@ -290,6 +276,17 @@ impl Restore {
 }
 
 impl Reading {
+    fn is_gone(&self) -> bool {
+        self.gone.load(Ordering::Acquire)
+    }
+
+    /// Of one that has been asked for again the end is as it was.
+    fn lies(&mut self, low: i64, high: i64) {
+        if self.false_end.is_none() {
+            (self.next, self.end, self.remaining) = (low, high, (high - low).max(0));
+        }
+    }
+
     /// False if the record is not one that this version writes.
     fn take(&mut self, message: &BorrowedMessage<'_>, metrics: &Metrics) -> bool {
         // Compaction leaves gaps: progress goes by offsets.
@@ -315,11 +312,6 @@ impl Reading {
         }
         true
     }
-}
-
-/// librdkafka says of a partition without a leader, too, that it does not know it. It was there when the topics were verified.
-fn is_leaderless(error: &KafkaError) -> bool {
-    error.rdkafka_error_code() == Some(RDKafkaErrorCode::UnknownPartition)
 }
 
 fn failed(error: KafkaError) -> KafkaProblem {

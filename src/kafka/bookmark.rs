@@ -11,6 +11,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use super::clients::{Context, admin_config, client, is_final};
+use super::topics::answered;
 use super::{KafkaProblem, TopicPartition};
 use crate::config::Config;
 
@@ -41,7 +42,7 @@ impl Bookmark {
             for (topic, partition) in places {
                 list.add_partition(topic, *partition);
             }
-            self.client.committed_offsets(list, self.timeout)
+            self.client.committed_offsets(list, self.timeout).and_then(answered)
         };
         let found = self.patiently(ask).map_err(|error| self.failed("read", error))?;
         let saved = found.elements().into_iter().filter_map(|element| match element.offset() {

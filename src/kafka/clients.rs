@@ -76,9 +76,14 @@ pub fn client(settings: &ClientConfig) -> Result<BaseConsumer<Context>, KafkaPro
 
 /// Whether asking again cannot help: the topic or the permission is missing.
 pub fn is_final(error: &KafkaError) -> bool {
-    use RDKafkaErrorCode::{TopicAuthorizationFailed, UnknownPartition, UnknownTopic, UnknownTopicOrPartition};
+    use RDKafkaErrorCode::{TopicAuthorizationFailed, UnknownTopic, UnknownTopicOrPartition};
     let code = error.rdkafka_error_code();
-    matches!(code, Some(TopicAuthorizationFailed | UnknownPartition | UnknownTopic | UnknownTopicOrPartition))
+    matches!(code, Some(TopicAuthorizationFailed | UnknownTopic | UnknownTopicOrPartition))
+}
+
+/// Whether a partition that is there has no leader: librdkafka says then that it does not know it.
+pub fn is_leaderless(error: &KafkaError) -> bool {
+    error.rdkafka_error_code() == Some(RDKafkaErrorCode::UnknownPartition)
 }
 
 fn base(config: &Config) -> ClientConfig {

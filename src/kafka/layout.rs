@@ -7,7 +7,6 @@ use rdkafka::message::{Message, OwnedHeaders};
 use serde::{Deserialize, Serialize};
 use std::sync::mpsc;
 
-use super::patience::patiently;
 use super::range::{Next, RangeReader, whole};
 use super::topics::denied;
 use super::{AckingProducer, KafkaProblem, OutgoingRecord, producer_config};
@@ -89,11 +88,9 @@ pub fn added(partitions: usize, made_with: usize) -> String {
 /// # Errors
 /// When the topic is not there or may not be read, and when a newer version wrote it.
 pub async fn read_layout(config: &Config) -> Result<Option<Layout>, KafkaProblem> {
-    // The leader may have just died, and the next one is not chosen before the brokers have noticed: a start must not fail
-    // of it.
-    let deadline = tokio::time::Instant::now() + 3 * config.kafka.timeout;
-    let ranges = patiently(Some(deadline), || whole(config, &config.topics.layout)).await;
-    let ranges = ranges.map_err(|problem| read_denied(config, problem))?;
+    // The leader may have just died, and the next one is not chosen before the brokers have noticed: `whole` waits for it, and
+    // a start does not fail of it.
+    let ranges = whole(config, &config.topics.layout).await.map_err(|problem| read_denied(config, problem))?;
     let to = config.clone();
     let read = tokio::task::spawn_blocking(move || {
         let mut reader = RangeReader::new(&to, ranges)?;

@@ -29,7 +29,9 @@ pub use own::{Inspected, TopicReport, Verified, ensure_layout, inspect, verify_k
 pub use patience::patiently;
 pub use producer::{Ack, AckingProducer, OutgoingRecord, PolledProducer, Refused, WriteFailure};
 pub use range::{Next, Range, RangeReader, between, whole};
-pub use topics::{Group, committed, ends, partitions, source_partitions, verify_source, with_records_after};
+pub use topics::{
+    Group, committed, ends, partitions, patient_ends, source_partitions, verify_source, with_records_after,
+};
 
 use std::time::Duration;
 
@@ -65,6 +67,8 @@ pub enum KafkaProblem {
     Missing { topic: String },
     #[error("topic {topic:?}: the broker does not let this program {operation} it; ask for an ACL: {acl}")]
     Denied { topic: String, operation: &'static str, acl: String },
+    #[error("topic {topic:?}: partition {partition} has no leader. Is its broker away? Run it again once that is back")]
+    Leaderless { topic: String, partition: i32 },
     #[error("{what}: {error}")]
     Failed { what: String, error: rdkafka::error::KafkaError },
     #[error("{0}")]

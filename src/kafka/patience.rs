@@ -35,7 +35,7 @@ impl KafkaProblem {
     /// know one that is, it has just come back.
     pub fn is_passing(&self) -> bool {
         match self {
-            KafkaProblem::Unreachable { .. } => true,
+            KafkaProblem::Unreachable { .. } | KafkaProblem::Leaderless { .. } => true,
             KafkaProblem::Failed { error, .. } => {
                 !matches!(error.rdkafka_error_code(), Some(TopicAuthorizationFailed | GroupAuthorizationFailed))
             }

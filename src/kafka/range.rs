@@ -11,8 +11,9 @@ use rdkafka::error::KafkaError;
 use rdkafka::message::{Message, OwnedMessage};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
-use super::clients::{Context, client, is_final, reader_config};
-use super::topics::{ends, partitions, with_client};
+use super::clients::{Context, client, is_final, is_leaderless, reader_config};
+use super::patience::patiently;
+use super::topics::{answered, partitions, patient_ends, tool_deadline, with_client};
 use super::{KafkaProblem, TopicPartition};
 use crate::config::Config;
 
@@ -107,8 +108,8 @@ impl RangeReader {
             Some(Ok(_)) => self.finish_partition(),
             Some(Err(KafkaError::PartitionEOF(_))) => self.at_end(&range),
             Some(Err(error)) if is_final(&error) => Err(failed(error)),
-            Some(Err(error)) => self.idle(&error.to_string()),
-            None => self.idle("no answer"),
+            Some(Err(error)) => self.idle(&range, Some(error)),
+            None => self.idle(&range, None),
         }
     }
 
@@ -149,25 +150,31 @@ impl RangeReader {
         let (topic, partition) = &range.place;
         match self.reader.fetch_watermarks(topic, *partition, self.patience) {
             Ok((_, high)) if high >= range.end => self.false_end = Some(next),
-            Ok(_) => return self.ask_again(range, next, "a partition is shorter than it was"),
+            // Shorter than it was.
+            Ok(_) => return self.ask_again(range, next, None),
             Err(error) if is_final(&error) => return Err(failed(error)),
-            Err(error) => return self.ask_again(range, next, &error.to_string()),
+            Err(error) => return self.ask_again(range, next, Some(error)),
         }
         self.assign(&range.place, next)?;
         Ok(Next::Idle)
     }
 
-    fn ask_again(&mut self, range: &Range, next: i64, why: &str) -> Result<Next, KafkaProblem> {
+    fn ask_again(&mut self, range: &Range, next: i64, why: Option<KafkaError>) -> Result<Next, KafkaProblem> {
         std::thread::sleep(MOMENT);
         self.assign(&range.place, next)?;
-        self.idle(why)
+        self.idle(range, why)
     }
 
-    fn idle(&mut self, cause: &str) -> Result<Next, KafkaProblem> {
+    fn idle(&mut self, range: &Range, why: Option<KafkaError>) -> Result<Next, KafkaProblem> {
         if self.last_sign.elapsed() < self.patience {
             return Ok(Next::Idle);
         }
-        let cause = self.reader.context().last_failure().unwrap_or_else(|| cause.to_owned());
+        if why.as_ref().is_some_and(is_leaderless) {
+            let (topic, partition) = range.place.clone();
+            return Err(KafkaProblem::Leaderless { topic, partition });
+        }
+        let silence = || why.map_or_else(|| "no answer".to_owned(), |error| error.to_string());
+        let cause = self.reader.context().last_failure().unwrap_or_else(silence);
         Err(KafkaProblem::Unreachable { brokers: self.brokers.clone(), timeout: self.patience, cause })
     }
 }
@@ -179,9 +186,9 @@ fn failed(error: KafkaError) -> KafkaProblem {
 /// All that a topic holds now.
 ///
 /// # Errors
-/// When it is not there, or the brokers do not answer.
+/// When it is not there, or the brokers do not answer; of one partition, after three times `kafka.timeout`.
 pub async fn whole(config: &Config, topic: &str) -> Result<Vec<Range>, KafkaProblem> {
-    let ends = ends(config, partitions(config, topic).await?).await?;
+    let ends = patient_ends(config, partitions(config, topic).await?).await?;
     Ok(ends.into_iter().map(|(place, (begin, end))| Range { place, begin, end }).collect())
 }
 
@@ -199,7 +206,8 @@ pub async fn between(
     for (time, is_begin) in [(from, true), (to, false)] {
         let Some(time) = time else { continue };
         let places: Vec<TopicPartition> = ranges.iter().map(|range| range.place.clone()).collect();
-        for (range, offset) in ranges.iter_mut().zip(offsets_at(config, places, time).await?) {
+        let offsets = patiently(Some(tool_deadline(config)), || offsets_at(config, places.clone(), time)).await?;
+        for (range, offset) in ranges.iter_mut().zip(offsets) {
             let offset = offset.unwrap_or(range.end).clamp(range.begin, range.end);
             if is_begin { range.begin = offset } else { range.end = offset }
         }
@@ -221,7 +229,8 @@ async fn offsets_at(
         for (topic, partition) in &places {
             list.add_partition_offset(topic, *partition, Offset::Offset(time))?;
         }
-        let found = client.offsets_for_times(list, timeout)?;
+        // Of a partition with an error there may be records all the same.
+        let found = answered(client.offsets_for_times(list, timeout)?)?;
         let offset = |(topic, partition): &TopicPartition| match found.find_partition(topic, *partition)?.offset() {
             Offset::Offset(offset) => Some(offset),
             _ => None,

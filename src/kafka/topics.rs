@@ -8,8 +8,10 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::metadata::Metadata;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use regex_lite::Regex;
+use tokio::time::Instant;
 
-use super::clients::{Context, admin_config, client, reader_config};
+use super::clients::{Context, admin_config, client, is_leaderless, reader_config};
+use super::patience::patiently;
 use super::{KafkaProblem, TopicPartition};
 use crate::config::Config;
 
@@ -132,21 +134,41 @@ pub(super) fn partitions_of(metadata: &Metadata, name: &str) -> Result<Option<us
 /// The offsets of the first record of each partition, and of the one that comes next.
 ///
 /// # Errors
-/// When the brokers do not answer.
+/// When the brokers do not answer, or a partition has no leader.
 pub async fn ends(
     config: &Config,
     partitions: Vec<TopicPartition>,
 ) -> Result<BTreeMap<TopicPartition, (i64, i64)>, KafkaProblem> {
     let timeout = config.kafka.timeout;
-    with_client(config, partitions, move |client, partitions| {
+    let ends = with_client(config, partitions, move |client, partitions| {
         let mut ends = BTreeMap::new();
         for (topic, partition) in partitions {
-            let ends_of_it = client.fetch_watermarks(&topic, partition, timeout)?;
-            ends.insert((topic, partition), ends_of_it);
+            match client.fetch_watermarks(&topic, partition, timeout) {
+                Ok(ends_of_it) => drop(ends.insert((topic, partition), ends_of_it)),
+                Err(error) if is_leaderless(&error) => return Ok(Err((topic, partition))),
+                Err(error) => return Err(error),
+            }
         }
-        Ok(ends)
-    })
-    .await
+        Ok(Ok(ends))
+    });
+    ends.await?.map_err(|(topic, partition)| KafkaProblem::Leaderless { topic, partition })
+}
+
+/// As `ends`, for who has heard of the partitions from a broker just now: one that has no leader, or whose broker does not
+/// answer, is waited for.
+///
+/// # Errors
+/// As `ends`, after three times `kafka.timeout`.
+pub async fn patient_ends(
+    config: &Config,
+    partitions: Vec<TopicPartition>,
+) -> Result<BTreeMap<TopicPartition, (i64, i64)>, KafkaProblem> {
+    patiently(Some(tool_deadline(config)), || ends(config, partitions.clone())).await
+}
+
+/// Until when a tool asks again what the brokers do not answer.
+pub(super) fn tool_deadline(config: &Config) -> Instant {
+    Instant::now() + 3 * config.kafka.timeout
 }
 
 /// A group as somebody sees it who is no member. Blocking: for a thread.
@@ -174,10 +196,16 @@ impl Group {
             list.add_partition(topic, *partition);
         }
         let asked = self.client.committed_offsets(list, self.timeout);
-        let list = asked.map_err(|error| failed("reading committed offsets", error))?;
+        let list = asked.and_then(answered).map_err(|error| failed("reading committed offsets", error))?;
         let offset = |offset: Offset| if let Offset::Offset(offset) = offset { offset } else { 0 };
         Ok(list.elements().iter().map(|e| ((e.topic().to_owned(), e.partition()), offset(e.offset()))).collect())
     }
+}
+
+/// An answer to a question about several partitions may have an error for one of them alone.
+pub(super) fn answered(list: TopicPartitionList) -> Result<TopicPartitionList, KafkaError> {
+    list.elements().iter().try_for_each(|element| element.error())?;
+    Ok(list)
 }
 
 /// What a group has committed, 0 where nothing.

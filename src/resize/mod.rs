@@ -98,7 +98,7 @@ async fn begin(config: &Config, to: usize, onlooker: &mut dyn Onlooker) -> Resul
     kafka::may_grow(config, &config.topics.delivered, to).await?;
     kafka::may_grow(config, &config.topics.queue, to).await?;
     kafka::write_layout(config, &during).await?;
-    let ends = kafka::ends(config, kafka::partitions(config, &config.topics.queue).await?).await?;
+    let ends = kafka::patient_ends(config, kafka::partitions(config, &config.topics.queue).await?).await?;
     // Who has read the layout before that may join only now.
     onlooker.says(&format!("waiting {} s for instances that may have been starting", JOINING.as_secs()));
     tokio::time::sleep(JOINING).await;
@@ -134,7 +134,7 @@ async fn refuse_while_written(
     config: &Config,
     before: &BTreeMap<TopicPartition, (i64, i64)>,
 ) -> Result<(), ResizeError> {
-    let ends = kafka::ends(config, before.keys().cloned().collect()).await?;
+    let ends = kafka::patient_ends(config, before.keys().cloned().collect()).await?;
     let grown = ends.iter().any(|(place, (_, end))| before.get(place).is_some_and(|(_, before)| before < end));
     if grown { Err(Unwilling::Written { queue: config.topics.queue.clone() }.into()) } else { Ok(()) }
 }
@@ -146,7 +146,7 @@ async fn fix_ends(config: &Config, layout: &Layout, resizing: Resizing) -> Resul
     }
     let places = kafka::partitions(config, &config.topics.queue).await?;
     // In the order of the partitions.
-    let ends = kafka::ends(config, places).await?.into_values().map(|(_, end)| end).collect();
+    let ends = kafka::patient_ends(config, places).await?.into_values().map(|(_, end)| end).collect();
     let resizing = Resizing { ends: Some(ends), ..resizing };
     kafka::write_layout(config, &layout.with(resizing.clone())).await?;
     Ok(resizing)

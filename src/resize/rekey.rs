@@ -53,7 +53,7 @@ fn waiting(
 ) -> Result<Vec<Range>, KafkaProblem> {
     let places: Vec<TopicPartition> = ends.keys().cloned().collect();
     let settled = frontier.load(&places)?;
-    let first = tokio::runtime::Handle::current().block_on(kafka::ends(config, places))?;
+    let first = tokio::runtime::Handle::current().block_on(kafka::patient_ends(config, places))?;
     let range = |(place, end): (&TopicPartition, &i64)| {
         let low = first.get(place).map_or(0, |(low, _)| *low);
         let begin = settled.get(place).copied().unwrap_or(0).max(low);

@@ -21,9 +21,9 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use super::kafka;
 
 pub const KEY: &str = "test-api-key-5f3a";
-/// With these a tool hears nothing of a record for 25 seconds: the brokers wait for more than there is.
+/// With these a tool hears nothing of a record for 12 seconds: the brokers wait for more than there is.
 pub const SLOW_READER: [&str; 2] =
-    ["kafka.properties.fetch.min.bytes=1000000", "kafka.properties.fetch.wait.max.ms=25000"];
+    ["kafka.properties.fetch.min.bytes=1000000", "kafka.properties.fetch.wait.max.ms=12000"];
 const PATIENCE: Duration = Duration::from_secs(100);
 
 pub struct World {
@@ -94,9 +94,19 @@ impl World {
     }
 
     pub fn create_topic(&self, topic: &str, partitions: i32, settings: &[(&str, &str)]) {
+        self.create(NewTopic::new(topic, partitions, TopicReplication::Fixed(-1)), settings);
+    }
+
+    /// Each partition on one broker alone.
+    pub fn create_topic_on(&self, topic: &str, brokers: &[i32], settings: &[(&str, &str)]) {
+        let replicas: Vec<&[i32]> = brokers.iter().map(std::slice::from_ref).collect();
+        self.create(NewTopic::new(topic, replicas.len() as i32, TopicReplication::Variable(&replicas)), settings);
+    }
+
+    fn create(&self, new: NewTopic<'_>, settings: &[(&str, &str)]) {
         let admin: AdminClient<DefaultClientContext> =
             ClientConfig::new().set("bootstrap.servers", &self.brokers).create().expect("an admin client");
-        let new = NewTopic::new(topic, partitions, TopicReplication::Fixed(-1));
+        let (topic, partitions) = (new.name, new.num_partitions);
         let new = settings.iter().fold(new, |new, (name, value)| new.set(name, value));
         let options = AdminOptions::new().operation_timeout(Some(PATIENCE));
         let results = self.runtime.block_on(admin.create_topics(&[new], &options)).expect("an answer");

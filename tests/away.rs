@@ -1,0 +1,115 @@
+//! Partitions whose only broker is away: a tool waits for those it needs, and does not notice the others.
+
+use std::process::{Child, Stdio};
+use std::time::Duration;
+
+use nat_destination::kafka::partition_of;
+use nat_destination::sandbox::stand_in::Behaviour;
+use serde_json::Value;
+
+use super::letters::{lines, succeeded, told};
+use super::support::World;
+use super::support::kafka::{Kafka, Options};
+use super::support::world::identify;
+
+const SETTINGS: [&str; 2] = ["topics.partitions=2", "circuit.rejections=0"];
+
+/// The second partition of each topic that a tool reads or writes is on the third broker alone, but that of the dead letters
+/// where they are said to be elsewhere. Forty contacts have come by, all delivered but those that Nat.app rejects.
+fn cluster(letters: &[i32], reject: f64) -> (Kafka, World) {
+    let kafka = Kafka::start(Options { nodes: 3, ..Options::default() });
+    let mut world = World::on(kafka.brokers(), 1, Behaviour { reject, ..Behaviour::default() });
+    (world.source, world.partitions) = (format!("{}-halves", world.prefix), 2);
+    let compacted = [("cleanup.policy", "compact,delete"), ("retention.ms", "-1")];
+    world.create_topic_on(&world.source, &[1, 3], &[]);
+    world.create_topic_on(&world.topic("queue"), &[1, 3], &[]);
+    world.create_topic_on(&world.topic("delivered"), &[1, 3], &compacted);
+    world.create_topic_on(&world.topic("dead-letter"), letters, &[]);
+    world.visits(0..40);
+    world.run_until_caught_up(&SETTINGS);
+    (kafka, world)
+}
+
+fn email_of(partition: i32) -> String {
+    let mut emails = (0..40).map(|number| format!("p{number}@example.com"));
+    emails.find(|email| partition_of(email.as_bytes(), 2) == partition).expect("some of forty")
+}
+
+#[test]
+fn a_contact_is_explained_while_the_brokers_of_all_other_partitions_are_away() {
+    let (mut kafka, world) = cluster(&[1], 0.0);
+    kafka.kill(3);
+    let explain = |email: &str, set: &[&str]| {
+        let set = [&SETTINGS[..], set].concat();
+        world.command(&["explain", "--json", "--contact", email], &set).output().expect("it runs")
+    };
+    let known: Value = serde_json::from_str(&succeeded(explain(&email_of(0), &[]))).expect("JSON");
+    assert_eq!((&known["partition"], known["delivered"].as_array().map(Vec::len)), (&0.into(), Some(1)), "{known}");
+    let (code, said) = told(&explain(&email_of(1), &["kafka.timeout=1s"]));
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("partition 1") && said.contains("no leader"), "{said}");
+    kafka.restart(3);
+    let known: Value = serde_json::from_str(&succeeded(explain(&email_of(1), &[]))).expect("JSON");
+    assert_eq!((&known["partition"], known["delivered"].as_array().map(Vec::len)), (&1.into(), Some(1)), "{known}");
+}
+
+#[test]
+fn the_tools_wait_for_a_partition_whose_broker_comes_back() {
+    let (mut kafka, world) = cluster(&[1, 3], 1.0);
+    world.behave(Behaviour::default());
+    kafka.kill(3);
+    let start = |tool: &[&str]| -> Child {
+        let mut command = world.command(tool, &SETTINGS);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts")
+    };
+    let file = world.path("letters.jsonl");
+    let tools = [
+        &["dead-letters", "list"][..],
+        &["dead-letters", "stats", "--json"],
+        &["dead-letters", "export", file.to_str().expect("text")],
+        &["explain", "--json", "--contact", &email_of(1)],
+        &["replay", "--from", "1h", "--dry-run", "--json"],
+        &["dead-letters", "redrive", "--json"],
+    ];
+    let children: Vec<Child> = tools.iter().map(|tool| start(tool)).collect();
+    std::thread::sleep(Duration::from_secs(12)); // More than kafka.timeout.
+    kafka.restart(3);
+    let results = children.into_iter().map(|child| succeeded(child.wait_with_output().expect("it ends")));
+    let [list, stats, _, explain, replay, redrive] = results.collect::<Vec<_>>().try_into().expect("six");
+    let json = |text: &str| -> Value { serde_json::from_str(text).expect("JSON") };
+    assert_eq!(list.lines().count(), 40);
+    assert_eq!(json(&stats)["letters"], 40);
+    assert_eq!(std::fs::read_to_string(&file).expect("written").lines().count(), 40);
+    assert_eq!(json(&explain)["dead_letters"].as_array().map(Vec::len), Some(1));
+    assert_eq!(json(&replay)["records"], 40, "{replay}");
+    assert_eq!(json(&redrive)["letters"], 40);
+    world.run_until_caught_up(&SETTINGS);
+    assert_eq!(world.accepted_days().len(), 40);
+}
+
+#[test]
+fn a_reader_whose_broker_goes_in_the_middle_goes_on_when_it_is_back() {
+    let (mut kafka, world) = cluster(&[3], 0.0);
+    let event = identify("ada@example.com", "2026-11-20T08:00:00Z", "m");
+    for _ in 0..30 {
+        world.send(&world.topic("dead-letter"), Some(0), None, Some(event.as_bytes()), &[]);
+        world.flush();
+    }
+    // One batch a fetch, for which the broker takes a fifth of a second.
+    let slow = [
+        "kafka.properties.fetch.min.bytes=1000000",
+        "kafka.properties.fetch.message.max.bytes=1",
+        "kafka.properties.fetch.wait.max.ms=200",
+    ];
+    let mut command = world.command(&["dead-letters", "export", "-"], &[&SETTINGS[..], &slow].concat());
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+    std::thread::sleep(Duration::from_secs(4));
+    kafka.kill(3);
+    std::thread::sleep(Duration::from_secs(6)); // The others know by then that it is gone.
+    kafka.restart(3);
+    let exported = succeeded(child.wait_with_output().expect("it ends"));
+    let places: Vec<Value> =
+        exported.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON")["place"].clone()).collect();
+    assert_eq!(places, (0..30).map(|offset| Value::from(format!("0:{offset}"))).collect::<Vec<_>>());
+    assert_eq!(lines(&world, &["list"]).len(), 30);
+}
