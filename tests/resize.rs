@@ -6,6 +6,7 @@ use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
 
 use nat_destination::kafka::partition_of;
+use nat_destination::resize::{self, Onlooker};
 use nat_destination::sandbox::stand_in::Behaviour;
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions};
@@ -389,6 +390,56 @@ fn a_resize_that_is_interrupted_says_how_to_go_on() {
     world.visits(0..20);
     world.run_until_caught_up(&[]);
     assert_eq!(world.stand_in.requests(), 20);
+}
+
+/// Keeps what it is told.
+#[derive(Default)]
+struct Told {
+    /// Name, total, and how far it was, one after the other.
+    steps: Vec<(&'static str, u64, Vec<u64>)>,
+}
+
+impl Onlooker for Told {
+    fn begins(&mut self, step: &'static str, total: u64) {
+        self.steps.push((step, total, Vec::new()));
+    }
+    fn at(&mut self, done: u64) {
+        self.steps.last_mut().expect("a step").2.push(done);
+    }
+    fn says(&mut self, _: &str) {}
+    fn stopped(&self) -> bool {
+        false
+    }
+}
+
+#[test]
+fn a_resize_tells_how_far_it_is_while_it_reads_and_while_it_writes() {
+    let world = World::new();
+    world.visits(0..200);
+    world.run_until_caught_up(&[]);
+    world.behave(Behaviour { status: Some(401), ..Behaviour::default() });
+    let instance = world.start(&[]);
+    world.visits(200..300);
+    world.wait("they wait", || instance.metric("nat_destination_events_queued_total", &[]) == 100.0);
+    assert!(instance.stop().0.success());
+    let config = world.config();
+    let resized = world.runtime.spawn_blocking(move || {
+        let mut told = Told::default();
+        (resize::resize(&config, 6, &mut told).expect("resized"), told)
+    });
+    let (resized, told) = world.runtime.block_on(resized).expect("it ends");
+    assert_eq!((resized.entries, resized.copies, resized.moved), (200, 200, 100));
+    let [carrying, keying] = told.steps.as_slice() else { panic!("two steps") };
+    assert_eq!((carrying.0, carrying.1), ("carrying what was delivered", 200));
+    assert_eq!((keying.0, keying.1), ("keying anew what waits in the queue", 100));
+    for (step, total, at) in &told.steps {
+        assert!(at.is_sorted() && at.last().is_some_and(|last| last <= total), "{step}: {at:?}");
+        let mut places = at.clone();
+        places.dedup();
+        // With each record; half of it when it is read, which alone would be a hundred places.
+        assert!(places.len() as u64 > total * 9 / 10, "{step}: {places:?}");
+        assert!(at.last().is_some_and(|last| *last > total * 9 / 10), "{step}: {places:?}");
+    }
 }
 
 #[test]

@@ -87,6 +87,41 @@ fn status_tells_the_circuit_the_lag_and_that_the_sum_is_right() {
 }
 
 #[test]
+fn status_tells_what_is_in_flight_and_how_much_a_second() {
+    let latency = Duration::from_millis(400);
+    let world = World::with(1, Behaviour { latency, ..Behaviour::default() });
+    let instance = world.start(&["deliver.concurrency=4", "topics.partitions=1"]);
+    instance.wait_until_ready();
+    let rates = |told: &Value| ["received", "delivered", "requests"].map(|name| told["rates"][name].as_f64());
+    world.visits(0..60);
+    let mut produced = 60;
+    let mut told = Value::Null;
+    world.wait("all is on its way", || {
+        // Something comes in while it is looked at, for a second.
+        let more = std::thread::scope(|scope| {
+            scope.spawn(|| told = report(&world, &[instance.admin()]).1);
+            (0..15).for_each(|number| {
+                world.visits(produced + number..produced + number + 1);
+                std::thread::sleep(Duration::from_millis(60));
+            });
+            15
+        });
+        produced += more;
+        told["in_flight"] == 4 && rates(&told).iter().all(|rate| rate.is_some_and(|rate| rate > 0.0))
+    });
+    assert_eq!(told["concurrency_limit"], 4);
+    // Four at a time and 0.4 s each: ten a second, and what a slow look may add.
+    assert!(rates(&told)[1..].iter().all(|rate| rate.is_some_and(|rate| rate < 40.0)), "{told}");
+    world.behave(Behaviour::default());
+    instance.wait_until_settled(produced as u64);
+    world.wait("nothing is in flight", || {
+        told = report(&world, &[instance.admin()]).1;
+        told["in_flight"] == 0
+    });
+    assert_eq!(rates(&told), [Some(0.0); 3], "{told}");
+}
+
+#[test]
 fn status_is_unhealthy_with_exit_code_1_while_the_circuit_is_open() {
     let world = World::with(1, Behaviour { status: Some(404), ..Behaviour::default() });
     let instance = world.start(&[]);

@@ -387,3 +387,43 @@ impl Backfill {
 fn unwritten(report: &Report, error: &std::io::Error) -> CommandError {
     CommandError::Told(format!("{}: {error}", report.path.display()))
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::config::Sources;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: BackfillArgs,
+    }
+
+    #[test]
+    fn what_an_earlier_run_has_done_is_passed_over_and_the_bar_moves_meanwhile() {
+        let path = std::env::temp_dir().join(format!("nat-destination-passed-{}", std::process::id()));
+        let line = format!("{{\"type\":\"track\",\"x\":\"{}\"}}\n", "x".repeat(10_000));
+        std::fs::write(&path, line.repeat(100)).expect("written");
+        let source = Source::find(&path).expect("it is there");
+        let args = Line::parse_from(["backfill", "--dry-run", path.to_str().expect("text")]).args;
+        let config = Arc::new(Config::load_offline(&Sources::default()).expect("right"));
+        let (judge, now) = (Arc::new(Judge::new(&config).expect("no list")), Timestamp::now());
+        let mut backfill = Backfill { config, args, judge, now, counts: Counts::default() };
+        let (passed, stopped) = (Arc::new(AtomicU64::new(0)), Stopped::default());
+        let lines = source.open(Arc::clone(&passed), &stopped).expect("opened");
+        let mut reading = Reading { source: &source, topic: String::new(), line: 0, begin: 91, target: None };
+        let mut told = Vec::new();
+        let read = backfill.read(&mut reading, lines, &stopped, || told.push(passed.load(Ordering::Relaxed)));
+        read.expect("read").expect("read");
+        assert_eq!((backfill.counts.lines, backfill.counts.filtered), (10, 10));
+        assert_eq!((told.len(), told.last()), (100, Some(&source.length)));
+        for (lines, bytes) in (1..).zip(&told) {
+            // It is read 128 KiB at a time.
+            let at_least = lines * line.len() as u64;
+            assert!((at_least..at_least + 200_000).contains(bytes), "{bytes} after {lines} lines");
+        }
+        std::fs::remove_file(path).expect("removed");
+    }
+}

@@ -8,6 +8,7 @@ use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use nat_destination::config::{Config, Sources};
 use nat_destination::sandbox::stand_in::{Behaviour, Entry, Log, StandIn};
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
@@ -266,7 +267,19 @@ impl World {
     pub fn command(&self, subcommand: &[&str], set: &[&str]) -> Command {
         let mut command = binary();
         command.args(subcommand);
-        let settings = [
+        for setting in self.settings().iter().map(String::as_str).chain(set.iter().copied()) {
+            command.args(["--set", setting]);
+        }
+        command
+    }
+
+    /// The same, for what is called within the tests.
+    pub fn config(&self) -> Config {
+        Config::load(&Sources { set: self.settings(), ..Sources::default() }).expect("right")
+    }
+
+    fn settings(&self) -> Vec<String> {
+        vec![
             format!("kafka.brokers={}", self.brokers),
             format!("source.topics={}", self.source),
             format!("topics.prefix={}", self.prefix),
@@ -277,11 +290,7 @@ impl World {
             "retry.initial_interval=50ms".into(),
             "circuit.probe_interval=100ms".into(),
             "log.format=json".into(),
-        ];
-        for setting in settings.iter().map(String::as_str).chain(set.iter().copied()) {
-            command.args(["--set", setting]);
-        }
-        command
+        ]
     }
 
     /// A tool that gets a Ctrl-C once it has said how far it is with what: its exit code, its result, and the rest of what it
