@@ -19,6 +19,7 @@ use crate::stage::{Position, StageStatus, Stop};
 const EVERY: Duration = Duration::from_secs(2);
 /// How long an answer of the brokers is waited for.
 const PATIENCE: Duration = Duration::from_secs(5);
+const RETENTION_EVERY: Duration = Duration::from_secs(60);
 /// In how many rounds the queue's partitions are counted once: before its producer, which asks every ten seconds, is likely to
 /// key by another number.
 const GROWTH_EVERY: u32 = 3;
@@ -69,6 +70,21 @@ pub fn watch(
         tracing::warn!(%error, "the lag is not watched: a thread cannot be started");
     }
     problems
+}
+
+/// Tells how long the queue is kept, for as long as the service lives: people change it while something waits. What the
+/// topic says, or else the setting.
+pub async fn watch_retention(config: Arc<Config>, metrics: Arc<Metrics>) {
+    loop {
+        let told = kafka::retention(&config, &config.topics.queue).await;
+        let told = told.inspect_err(|problem| tracing::debug!(%problem, "the queue's retention is not known"));
+        let kept = match told.unwrap_or(config.topics.queue_retention) {
+            Duration::MAX => f64::INFINITY,
+            kept => kept.as_secs_f64(),
+        };
+        metrics.queue_retention_seconds.set(kept);
+        tokio::time::sleep(RETENTION_EVERY).await;
+    }
 }
 
 /// The end of each partition, where it is known. All are asked for at once, one request a broker; should that fail, one by

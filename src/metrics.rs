@@ -86,6 +86,8 @@ catalogue! {
         "Records of a queue partition that are not settled: the queue's depth in Kafka.";
     queue_lag_seconds: GaugeVec = "nat_destination_queue_lag_seconds", ["partition"],
         "Age of the oldest record of a queue partition known not to be settled; 0 where there is none.";
+    queue_retention_seconds: Gauge = "nat_destination_queue_retention_seconds", [],
+        "How long Kafka keeps a record of the queue: retention.ms of the topic, looked at every minute; +Inf: for ever.";
     assigned_partitions: IntGaugeVec = "nat_destination_assigned_partitions", ["stage"],
         "Partitions that this instance has, by stage (ingest, deliver).";
     paused: IntGaugeVec = "nat_destination_paused", ["stage"],

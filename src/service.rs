@@ -96,6 +96,7 @@ impl Service {
         let deliver_task = tokio::spawn(delivering);
         let watchdog = tokio::spawn(watchdog::watch(watched.into(), config.watchdog_timeout));
         let stages = vec![ingest.clone(), deliver.clone()];
+        tokio::spawn(lag::watch_retention(Arc::clone(&config), Arc::clone(&metrics)));
         let lag_watch = lag::watch(Arc::clone(&config), Arc::clone(&metrics), stages, partitions, stop);
         Ok(Service { metrics, admin, ingest, deliver, config, stopper, ingest_task, deliver_task, watchdog, lag_watch })
     }

@@ -175,6 +175,25 @@ fn lag_is_told_though_no_instance_answers() {
 }
 
 #[test]
+fn what_nears_the_end_of_the_queues_own_retention_is_told() {
+    let world = World::with(1, Behaviour { status: Some(401), ..Behaviour::default() });
+    // By the setting it would be a week.
+    world.create_topic(&world.topic("queue"), 1, &[("retention.ms", "86400000")]);
+    let instance = world.start(&["topics.partitions=1"]);
+    let retention = || instance.metric("nat_destination_queue_retention_seconds", &[]);
+    world.wait("the metric tells it", || retention() == 86_400.0);
+    let half_a_day_ago = jiff::Timestamp::now().as_millisecond() - 43_300_000;
+    let event = identify("ada@example.com", "2026-11-20T08:00:00Z", "m");
+    world.record_of_time(&world.topic("queue"), 0, Some("ada@example.com"), &event, half_a_day_ago);
+    let mut told = String::new();
+    world.wait("status tells it", || {
+        told = problems(&report(&world, &[instance.admin()]).1);
+        told.contains("the oldest event of the queue has waited for 12h")
+    });
+    assert!(told.contains("Kafka deletes it after 1day (retention.ms of the topic)"), "{told}");
+}
+
+#[test]
 fn two_instances_are_told_with_their_partitions() {
     let world = World::with(4, Behaviour::default());
     let settings = ["topics.partitions=4"];

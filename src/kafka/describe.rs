@@ -1,11 +1,13 @@
 //! What the brokers say of a topic and of those who read it, for people.
 
-use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
+use std::time::Duration;
+
+use rdkafka::admin::{AdminClient, AdminOptions, ConfigResource, ResourceSpecifier};
 use rdkafka::config::FromClientConfigAndContext;
 
 use super::clients::{Context, admin_config};
 use super::members::listed_members;
-use super::topics::{committed, ends, failed, fetch_metadata, partitions_of};
+use super::topics::{committed, denied, ends, failed, fetch_metadata, partitions_of};
 use super::{KafkaProblem, TopicPartition, partitions};
 use crate::config::Config;
 
@@ -42,14 +44,30 @@ pub async fn describe(config: &Config, topic: &str) -> Result<Option<Description
     drop(metadata);
     let ends = ends(config, partitions(config, topic).await?).await?;
     let records = ends.values().map(|(low, high)| u64::try_from(high - low).unwrap_or(0)).sum();
+    let settings = settings(config, topic).await?;
+    let value = |name: &str| settings.as_ref()?.get(name)?.value.clone();
+    let retention = value("retention.ms").and_then(|millis| millis.parse().ok());
+    Ok(Some(Description { partitions: count, replication, cleanup: value("cleanup.policy"), retention, records }))
+}
+
+/// How long Kafka keeps what comes into a topic, as the topic itself says; `Duration::MAX`: for ever.
+///
+/// # Errors
+/// When the brokers do not tell: they are away, or want the ACL DESCRIBE_CONFIGS.
+pub async fn retention(config: &Config, topic: &str) -> Result<Duration, KafkaProblem> {
+    let settings = settings(config, topic).await?;
+    let told = settings.as_ref().and_then(|settings| settings.get("retention.ms")?.value.as_ref()?.parse::<i64>().ok());
+    let millis = told.ok_or_else(|| denied(topic, "describe the configuration of", "DESCRIBE_CONFIGS"))?;
+    Ok(u64::try_from(millis).map_or(Duration::MAX, Duration::from_millis))
+}
+
+/// `None`: the brokers do not tell.
+async fn settings(config: &Config, topic: &str) -> Result<Option<ConfigResource>, KafkaProblem> {
     let admin: AdminClient<Context> = AdminClient::from_config_and_context(&admin_config(config), Context::default())
         .map_err(|error| KafkaProblem::Properties(error.to_string()))?;
     let options = AdminOptions::new().request_timeout(Some(config.kafka.timeout));
     let settings = admin.describe_configs([&ResourceSpecifier::Topic(topic)], &options).await;
-    let settings = settings.map_err(|error| failed("describing topics", error))?;
-    let value = |name: &str| settings.iter().flatten().find_map(|topic| topic.get(name)?.value.clone());
-    let retention = value("retention.ms").and_then(|millis| millis.parse().ok());
-    Ok(Some(Description { partitions: count, replication, cleanup: value("cleanup.policy"), retention, records }))
+    Ok(settings.map_err(|error| failed("describing topics", error))?.into_iter().flatten().next())
 }
 
 /// How far a group is with these topics.

@@ -156,8 +156,14 @@ impl World {
 
     /// The same, written at that time: Unix milliseconds.
     pub fn event_of_time(&self, partition: i32, event: &str, millis: i64) {
-        let record: BaseRecord<'_, [u8], [u8]> =
-            BaseRecord::to(&self.source).partition(partition).payload(event.as_bytes()).timestamp(millis);
+        self.record_of_time(&self.source, partition, None, event, millis);
+    }
+
+    /// A record that was written at that time: Unix milliseconds.
+    pub fn record_of_time(&self, topic: &str, partition: i32, key: Option<&str>, event: &str, millis: i64) {
+        let mut record: BaseRecord<'_, [u8], [u8]> =
+            BaseRecord::to(topic).partition(partition).payload(event.as_bytes()).timestamp(millis);
+        record.key = key.map(str::as_bytes);
         self.producer.send(record).map_err(|(error, _)| error).expect("sent");
         self.flush();
     }

@@ -27,11 +27,17 @@ impl Look {
     pub async fn twice(&self) -> Report {
         let (first, began) = (self.ask_instances().await, Instant::now());
         let told = places_of(&first);
-        let (source, queue, keying, ()) =
-            tokio::join!(self.source(&told), self.queue(&told), self.keying(), tokio::time::sleep(APART));
+        let (source, queue, keying, queue_retention, ()) = tokio::join!(
+            self.source(&told),
+            self.queue(&told),
+            self.keying(),
+            kafka::retention(&self.config, &self.config.topics.queue),
+            tokio::time::sleep(APART)
+        );
         let (second, seconds) = (self.ask_instances().await, began.elapsed().as_secs_f64());
-        let brokers = self.config.kafka.brokers.clone();
-        let (queue_topic, queue_retention) = (self.config.topics.queue.clone(), self.config.topics.queue_retention);
+        let (brokers, queue_topic) = (self.config.kafka.brokers.clone(), self.config.topics.queue.clone());
+        // Where the brokers do not tell, it is most likely as it was made.
+        let queue_retention = queue_retention.unwrap_or(self.config.topics.queue_retention);
         let at = Timestamp::now();
         Report::of(Found { at, brokers, queue_topic, queue_retention, keying, first, seconds, second, source, queue })
     }

@@ -30,7 +30,7 @@ use window::Window;
     setting status.instances names; a name stands for every address that it has. The lag is read from Kafka as well, so that\n\
     it is told though no instance answers.\n\n\
     Exit codes: 0 healthy; 1 unhealthy: no instance, or one that does not answer, is stuck, restores or is told by Nat.app to\n\
-    wait, an open circuit, a partition that nobody reads, an event that has waited for half of topics.queue_retention, a wrong\n\
+    wait, an open circuit, a partition that nobody reads, an event that has waited for half of the queue's retention.ms, a wrong\n\
     nat.api_key_file or suppress.file, a resize under way, Kafka out of reach; 2 wrong usage; 130 --watch ended by Ctrl-C.")]
 pub struct StatusArgs {
     /// An instance's admin server; may be repeated. Without it: status.instances, or admin.listen on this machine

@@ -33,6 +33,7 @@ pub struct Found {
     pub at: Timestamp,
     pub brokers: String,
     pub queue_topic: String,
+    /// `Duration::MAX`: for ever.
     pub queue_retention: Duration,
     /// Whether the queue is keyed as it was made.
     pub keying: Result<(), KafkaProblem>,
@@ -363,7 +364,7 @@ mod tests {
         // The oldest is in partition 3, and three seconds old.
         assert!(Report::of(retention(6)).healthy);
         let told = problem_of(retention(5));
-        assert!(told.contains("has waited for 3s; Kafka deletes it after 5s (topics.queue_retention)"), "{told}");
+        assert!(told.contains("has waited for 3s; Kafka deletes it after 5s (retention.ms of the topic)"), "{told}");
         let keying = || Err(KafkaProblem::Topic { topic: "n.queue".into(), problem: "a resize is under way".into() });
         let told = problem_of(Found { keying: keying(), ..found(&[Ok(status("a", 0..4))]) });
         assert!(told.contains("n.queue") && told.contains("a resize is under way"), "{told}");

@@ -82,7 +82,7 @@ pub fn of_age(queue: &[PartitionLag], retention: Duration) -> Option<String> {
     is_old.then(|| {
         let [oldest, kept] = [oldest as u64, retention.as_secs()].map(Duration::from_secs);
         let [oldest, kept] = [oldest, kept].map(humantime::format_duration);
-        format!("the oldest event of the queue has waited for {oldest}; Kafka deletes it after {kept} (topics.queue_retention)")
+        format!("the oldest event of the queue has waited for {oldest}; Kafka deletes it after {kept} (retention.ms of the topic)")
     })
 }
 
