@@ -200,8 +200,14 @@ fn what_is_typed_wrong_is_told_with_what_is_right() {
         assert_eq!(output.status.code(), Some(2), "{told}");
         assert!(told.contains("tip: ") && told.contains(right), "{told}");
     }
-    let output = binary().args(["man", "no-such-command"]).output().expect("it runs");
-    assert_eq!(output.status.code(), Some(2));
+    let man = |words: &[&str]| binary().arg("man").args(words).output().expect("it runs");
+    assert_eq!(man(&["no-such-command"]).status.code(), Some(2));
+    let output = man(&["dead-letters", "redirve"]);
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.code() == Some(2) && told.contains("did you mean dead-letters-redrive?"), "{told}");
+    for page in ["dead-letters-redrive", "nat-destination-dead-letters-redrive"] {
+        assert_eq!(man(&[page]).stdout, man(&["dead-letters", "redrive"]).stdout, "as a page is called");
+    }
 }
 
 #[test]

@@ -103,6 +103,10 @@ fn the_queue_grows_from_6_to_12_partitions_and_nothing_is_sent_twice() {
     assert!(instance.stop().0.success());
     let verified = world.command(&["topics", "verify"], &[]).output().expect("it runs");
     assert!(verified.status.success(), "{}", text(&verified));
+    // Where the copies came from the offsets say nothing.
+    let explain = |email: &str| text(&world.command(&["explain", "--contact", email], &[]).output().expect("it runs"));
+    let told: String = (0..30).map(|number| explain(&format!("p{number}@example.com"))).collect();
+    assert!(told.contains("  -  ") && told.contains("(before a resize)") && !told.contains(" -1 "), "{told}");
 }
 
 #[test]

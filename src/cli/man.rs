@@ -9,6 +9,7 @@ use clap_mangen::Man;
 use clap_mangen::roff::{Roff, roman};
 
 use super::{Cli, CommandError};
+use crate::config::resolve::nearest;
 
 /// Print the manual page of this program or of a command
 #[derive(Debug, Args)]
@@ -36,18 +37,29 @@ pub fn run(args: &ManArgs) -> Result<ExitCode, CommandError> {
             }
         }
         None => {
-            let command = args.command.iter().try_fold(&root, |command, name| {
-                let unknown = || CommandError::Usage(format!("there is no command {:?}", args.command.join(" ")));
-                command.find_subcommand(name).ok_or_else(unknown)
-            })?;
-            let (_, page) = page(&root, command).map_err(CommandError::told)?;
-            print!("{}", String::from_utf8_lossy(&page));
+            let pages = pages(&root, &root).map_err(CommandError::told)?;
+            // As it is typed, or as the page is called.
+            let wanted = args.command.join("-");
+            let wanted = command_of(&wanted);
+            let found = pages.iter().find(|(name, _)| command_of(name) == wanted);
+            let (_, page) = found.ok_or_else(|| unknown(wanted, &pages))?;
+            print!("{}", String::from_utf8_lossy(page));
         }
     }
     Ok(ExitCode::SUCCESS)
 }
 
 type Page = (String, Vec<u8>);
+
+/// `nat-destination-topics-create.1` → `topics-create`; nothing for the program's own.
+fn command_of(page: &str) -> &str {
+    page.trim_start_matches("nat-destination").trim_start_matches('-').trim_end_matches(".1")
+}
+
+fn unknown(wanted: &str, pages: &[Page]) -> CommandError {
+    let commands = pages.iter().map(|(name, _)| command_of(name));
+    CommandError::Usage(format!("there is no command {wanted:?}{}", nearest(wanted, commands)))
+}
 
 /// Of the command and of all below it.
 fn pages(root: &Command, command: &Command) -> io::Result<Vec<Page>> {

@@ -104,10 +104,17 @@ fn engage(known: &Known) -> Vec<Vec<String>> {
 }
 
 fn of_delivery(known: &Known, delivery: &Delivery) -> Vec<String> {
-    let offset = delivery.delivered.queue_offset;
-    let from = record_of(known, delivery).map_or("(the queue holds it no more)".into(), from);
+    let offset = queue_offset(delivery);
+    let gone = if offset.is_none() { "(before a resize)" } else { "(the queue holds it no more)" };
+    let from = record_of(known, delivery).map_or(gone.into(), from);
     let forgotten = if delivery.remembered { "" } else { "older than dedup.retention: counts no more" };
-    vec![shown(delivery.delivered.at), offset.to_string(), from, forgotten.into()]
+    let offset = offset.map_or_else(|| "-".to_owned(), |offset| offset.to_string());
+    vec![shown(delivery.delivered.at), offset, from, forgotten.into()]
+}
+
+/// `None`: a resize carried it over from another partition, whose offsets mean nothing here.
+fn queue_offset(delivery: &Delivery) -> Option<i64> {
+    Some(delivery.delivered.queue_offset).filter(|offset| *offset >= 0)
 }
 
 /// The queue record that was delivered or given up, if it is there still.
@@ -195,7 +202,7 @@ fn delivery_json(known: &Known, delivery: &Delivery) -> Value {
         "engage_value": value,
         "in_doubt": delivery.is_in_doubt(),
         "at": shown(delivery.delivered.at),
-        "queue_offset": delivery.delivered.queue_offset,
+        "queue_offset": queue_offset(delivery),
         "remembered": delivery.remembered,
         "from": record_of(known, delivery).and_then(|queued| queued.origin.as_ref()).map(place_json),
     })
