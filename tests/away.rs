@@ -54,6 +54,32 @@ fn a_contact_is_explained_while_the_brokers_of_all_other_partitions_are_away() {
 }
 
 #[test]
+fn status_tells_which_partitions_have_no_leader_and_the_lag_of_the_others() {
+    let (mut kafka, world) = cluster(&[1], 0.0);
+    kafka.kill(3);
+    world.send(&world.source, Some(0), None, Some(b"{}"), &[]);
+    world.flush();
+    let status = || {
+        let output = world.command(&["status", "--json"], &SETTINGS).output().expect("it runs");
+        serde_json::from_slice::<Value>(&output.stdout).expect("JSON")
+    };
+    let mut told = Value::Null;
+    // The others have to notice first.
+    world.wait("it is told", || {
+        told = status();
+        told["problems"].to_string().contains("has no leader")
+    });
+    let problems = told["problems"].to_string();
+    for topic in [&world.source, &world.topic("queue")] {
+        assert!(problems.contains(&format!("partition 1 of {topic} has no leader")), "{problems}");
+    }
+    let events = |of: &str| [0, 1].map(|partition| told[of][partition]["events"].as_u64());
+    assert_eq!((events("source"), events("queue")), ([Some(1), None], [Some(0), None]), "{told}");
+    kafka.restart(3);
+    world.wait("it has one again", || !status()["problems"].to_string().contains("has no leader"));
+}
+
+#[test]
 fn the_tools_wait_for_a_partition_whose_broker_comes_back() {
     let (mut kafka, world) = cluster(&[1, 3], 1.0);
     world.behave(Behaviour::default());

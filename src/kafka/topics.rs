@@ -1,6 +1,6 @@
 //! Questions about topics: the source's are found, and partitions, ends and commits are read.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -152,6 +152,36 @@ pub async fn ends(
         Ok(Ok(ends))
     });
     ends.await?.map_err(|(topic, partition)| KafkaProblem::Leaderless { topic, partition })
+}
+
+/// As `ends`, but without waiting for the partitions that have no leader: `None`.
+///
+/// # Errors
+/// When the brokers do not answer.
+pub async fn ends_of_led(
+    config: &Config,
+    partitions: Vec<TopicPartition>,
+) -> Result<BTreeMap<TopicPartition, Option<(i64, i64)>>, KafkaProblem> {
+    let timeout = config.kafka.timeout;
+    with_client(config, partitions, move |client, partitions| {
+        let (mut led, mut ends) = (BTreeSet::new(), BTreeMap::new());
+        for topic in partitions.iter().map(|(topic, _)| topic.as_str()).collect::<BTreeSet<_>>() {
+            let metadata = client.fetch_metadata(Some(topic), timeout)?;
+            let all = metadata.topics().iter().flat_map(|topic| topic.partitions());
+            led.extend(
+                all.filter(|partition| partition.leader() >= 0).map(|partition| (topic.to_owned(), partition.id())),
+            );
+        }
+        for place in partitions {
+            let known = match led.contains(&place).then(|| client.fetch_watermarks(&place.0, place.1, timeout)) {
+                Some(Err(error)) if !is_leaderless(&error) => return Err(error),
+                asked => asked.and_then(Result::ok),
+            };
+            ends.insert(place, known);
+        }
+        Ok(ends)
+    })
+    .await
 }
 
 /// As `ends`, for who has heard of the partitions from a broker just now: one that has no leader, or whose broker does not

@@ -20,7 +20,8 @@ pub struct Unread {
     pub oldest: Option<i64>,
 }
 
-pub type Held = BTreeMap<TopicPartition, Unread>;
+/// `None`: the partition has no leader, and nobody can tell.
+pub type Held = BTreeMap<TopicPartition, Option<Unread>>;
 
 /// What one instance said, or why it said nothing.
 pub struct Answer {
@@ -120,6 +121,7 @@ impl Report {
                 problems.push(format!("the lag of {what} cannot be read from Kafka: {problem}"));
                 Held::new()
             });
+            problems.extend(problems::of_leaderless(&held));
             let lag = by_partition(held, at, &instances, lags);
             problems.extend(problems::of_unread(&lag, &all));
             lag
@@ -178,11 +180,13 @@ fn by_partition(held: Held, at: Timestamp, instances: &[Instance], lags: fn(&Sta
         seconds: None,
         instance: None,
     };
-    for (place, Unread { events, oldest }) in held {
+    for (place, unread) in held {
+        let lag = all.entry(place.clone()).or_insert_with(|| row(&place));
+        let Some(Unread { events, oldest }) = unread else { continue };
         let age = |oldest| at.as_millisecond().saturating_sub(oldest).max(0) as f64 / 1000.0;
         // Where nothing waits, nothing is old.
-        let seconds = oldest.map(age).or((events == 0).then_some(0.0));
-        all.insert(place.clone(), PartitionLag { events: Some(events), seconds, ..row(&place) });
+        lag.seconds = oldest.map(age).or((events == 0).then_some(0.0));
+        lag.events = Some(events);
     }
     for Instance { place: who, status, .. } in instances {
         for lag in status.iter().flat_map(lags) {
@@ -294,7 +298,7 @@ mod tests {
             answers.iter().map(answer).collect()
         };
         let unread = Unread { events: 7, oldest: Some(-9_000) };
-        let held = |topic: &str| Ok((0..4).map(|partition| ((topic.to_owned(), partition), unread)).collect());
+        let held = |topic: &str| Ok((0..4).map(|partition| ((topic.to_owned(), partition), Some(unread))).collect());
         Found {
             at: Timestamp::UNIX_EPOCH,
             brokers: "k:9092".into(),
@@ -365,6 +369,11 @@ mod tests {
         assert!(Report::of(retention(6)).healthy);
         let told = problem_of(retention(5));
         assert!(told.contains("has waited for 3s; Kafka deletes it after 5s (retention.ms of the topic)"), "{told}");
+        let mut led_by_nobody = found(&[Ok(status("a", 0..4))]);
+        let away = [1, 3].map(|partition| (("events".to_owned(), partition), None));
+        led_by_nobody.source.as_mut().expect("known").extend(away);
+        let told = problem_of(led_by_nobody);
+        assert!(told.starts_with("partition 1, 3 of events has no leader"), "{told}");
         let keying = || Err(KafkaProblem::Topic { topic: "n.queue".into(), problem: "a resize is under way".into() });
         let told = problem_of(Found { keying: keying(), ..found(&[Ok(status("a", 0..4))]) });
         assert!(told.contains("n.queue") && told.contains("a resize is under way"), "{told}");
@@ -388,12 +397,13 @@ mod tests {
         let all_at_once = Found {
             queue_retention: Duration::from_secs(1),
             source: Err(KafkaProblem::Stopped("away".into())),
+            queue: Ok(Held::from([(("n.queue".to_owned(), 3), None)])),
             keying: topic("a resize from 3 to 6 partitions is under way, and so on".into()),
             ..found(&[Ok(wrong), Ok(other), Err("refused".into())])
         };
         let added = Found { keying: topic(crate::kafka::added(5, 3)), ..found(&[]) };
         let problems = [all_at_once, added].map(|found| Report::of(found).problems).concat();
-        assert_eq!(problems.len(), 16, "{problems:#?}");
+        assert_eq!(problems.len(), 17, "{problems:#?}");
         let runbook = include_str!("../../../deploy/runbook.md");
         let (_, table) = runbook.split_once("| line | what it means | what to do |\n|---|---|---|\n").expect("a table");
         let rows: Vec<&str> = table.lines().map_while(|line| line.strip_prefix("| `")?.split('`').next()).collect();

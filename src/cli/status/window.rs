@@ -85,7 +85,7 @@ mod tests {
         };
         let answer = |place: &str| Answer { place: place.into(), status: Ok(status.clone()) };
         let unread = Unread { events: 7, oldest: None };
-        let held: Held = (0..60).map(|partition| (("queue".to_owned(), partition), unread)).collect();
+        let held: Held = (0..60).map(|partition| (("queue".to_owned(), partition), Some(unread))).collect();
         Report::of(Found {
             at: jiff::Timestamp::UNIX_EPOCH,
             brokers: "localhost:9092".into(),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::{Instance, PartitionLag};
+use super::{Held, Instance, PartitionLag};
 use crate::admin::status::{Circuit, Status};
 use crate::kafka::KafkaProblem;
 
@@ -73,6 +73,18 @@ pub fn of_unread(lag: &[PartitionLag], all: &[&Status]) -> Vec<String> {
         format!("no instance that answers has partition {} of {topic}", partitions.join(", "))
     };
     missing.into_iter().map(told).collect()
+}
+
+/// Partitions that nobody can read or write, since their brokers are away.
+pub fn of_leaderless(held: &Held) -> Vec<String> {
+    let mut leaderless: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for (topic, partition) in held.iter().filter(|(_, unread)| unread.is_none()).map(|(place, _)| place) {
+        leaderless.entry(topic).or_default().push(partition.to_string());
+    }
+    let told = |(topic, partitions): (&str, Vec<String>)| {
+        format!("partition {} of {topic} has no leader: what is in it waits for its broker", partitions.join(", "))
+    };
+    leaderless.into_iter().map(told).collect()
 }
 
 /// The queue's oldest event has used up half of the time that Kafka keeps it.
