@@ -129,6 +129,7 @@ pub fn consumer_config(config: &Config, group: &str) -> ClientConfig {
     // We say where a partition without a committed offset begins. An offset that is gone is an error, never a skip.
     client.set("auto.offset.reset", "error");
     client.set("enable.partition.eof", "false");
+    set_default(&mut client, config, "fetch.wait.max.ms", "100");
     fetch_defaults(&mut client, config);
     client
 }
@@ -142,6 +143,9 @@ pub fn reader_config(config: &Config) -> ClientConfig {
     client.set("enable.auto.offset.store", "false");
     client.set("auto.offset.reset", "earliest");
     client.set("enable.partition.eof", "true");
+    // The end of a partition is told when this has passed: one after the other, 300 partitions of a few records took 31 s with
+    // 100, and take 0.7 s with 1. Nobody waits for what comes after the end.
+    set_default(&mut client, config, "fetch.wait.max.ms", "1");
     fetch_defaults(&mut client, config);
     client
 }
@@ -150,7 +154,6 @@ fn fetch_defaults(client: &mut ClientConfig, config: &Config) {
     // librdkafka would read ahead up to 64 MiB: so much that none of it is in the processor's caches when its turn comes.
     set_default(client, config, "queued.max.messages.kbytes", "2048");
     set_default(client, config, "queued.min.messages", "20000");
-    set_default(client, config, "fetch.wait.max.ms", "100");
     // Where that much has been read ahead librdkafka looks again a second later, long after it has been taken: at full speed
     // that takes three milliseconds.
     set_default(client, config, "fetch.queue.backoff.ms", "1");
