@@ -188,6 +188,33 @@ fn every_command_has_help_with_an_example_completions_and_a_manual_page() {
 }
 
 #[test]
+fn bash_completes_commands_flags_and_their_values() {
+    let completed = |words: &str, last: &str| {
+        let complete = format!(
+            "source <({} completions bash); COMP_WORDS=({words} '{last}'); COMP_CWORD=$((${{#COMP_WORDS[@]}}-1)); \
+             _nat__destination nat-destination '{last}' \"${{COMP_WORDS[COMP_CWORD-1]}}\"; echo \"${{COMPREPLY[*]}}\"",
+            env!("CARGO_BIN_EXE_nat-destination")
+        );
+        let output = std::process::Command::new("bash").args(["-c", &complete]).output().expect("bash is there");
+        String::from_utf8(output.stdout).expect("text").trim().to_owned()
+    };
+    for (words, last, expected) in [
+        ("nat-destination", "repl", "replay"),
+        ("nat-destination topics", "", "create verify describe resize"),
+        ("nat-destination topics resize", "--part", "--partitions"),
+        ("nat-destination status", "--wat", "--watch"),
+        ("nat-destination dead-letters", "re", "redrive"),
+        ("nat-destination dead-letters redrive", "--max", "--max-redrives"),
+        ("nat-destination completions", "z", "zsh"),
+    ] {
+        let told = completed(words, last);
+        for word in expected.split(' ') {
+            assert!(told.split_whitespace().any(|completed| completed == word), "{words} {last}: {told}");
+        }
+    }
+}
+
+#[test]
 fn what_is_typed_wrong_is_told_with_what_is_right() {
     for (wrong, right) in [
         (&["replay", "--from", "1h", "--dry-rum"][..], "--dry-run"),

@@ -10,7 +10,7 @@ use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedPr
 use super::faults::set_offset;
 use super::support::World;
 use super::support::kafka::{Kafka, Options};
-use super::support::world::{binary, identify};
+use super::support::world::{Instance, binary, identify};
 
 const DAY: &str = "2026-11-20T08:00:00Z";
 
@@ -192,6 +192,21 @@ fn the_new_consumer_protocol_serves_as_well() {
     world.run_until_caught_up(&[protocol]);
     assert_eq!(world.accepted_days().len(), 600);
     assert_eq!(world.stand_in.requests(), 600, "each was sent once");
+}
+
+#[test]
+fn until_caught_up_that_is_stopped_before_it_has_does_not_end_as_if_it_had() {
+    let world = World::with(1, Behaviour { status: Some(503), ..Behaviour::default() });
+    world.visits(0..10);
+    for signal in ["-INT", "-TERM"] {
+        let mut instance = Instance::start(world.command(&["run", "--until-caught-up"], &[]));
+        world.wait("they wait", || instance.metric("nat_destination_pending_events", &[]) == 10.0);
+        instance.signal(signal);
+        assert_eq!(instance.wait().code(), Some(130), "{}", instance.log());
+    }
+    world.behave(Behaviour::default());
+    world.run_until_caught_up(&[]);
+    assert_eq!(world.accepted_days().len(), 10);
 }
 
 #[test]

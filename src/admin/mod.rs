@@ -83,7 +83,7 @@ pub async fn serve(address: SocketAddr, served: Served) -> Result<SocketAddr, Ad
         .route("/status", get(tell_status))
         .route("/settings", get(settings::tell).put(settings::change))
         .with_state(served)
-        .into_make_service_with_connect_info::<SocketAddr>();
+        .into_make_service_with_connect_info::<settings::Ends>();
     tokio::spawn(async move {
         if let Err(error) = axum::serve(listener, router).await {
             tracing::error!(%error, "the admin server has ended");

@@ -1,13 +1,16 @@
 //! The settings that can be changed while the program runs: the log's level and the rate limit. They hold until it ends; the
 //! configuration file is not touched. Only who is on the machine may change them.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 use axum::body::Bytes;
+use axum::extract::connect_info::Connected;
 use axum::extract::{ConnectInfo, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
+use axum::serve::IncomingStream;
 use serde_json::{Map, Value as JsonValue};
+use tokio::net::TcpListener;
 
 use super::{Served, json};
 use crate::config::resolve::{no_such_setting, value_of};
@@ -24,6 +27,27 @@ const RATE_LIMIT: &str = "deliver.rate_limit";
 enum Change {
     LogLevel(String),
     RateLimit(u32),
+}
+
+/// The addresses of a connection.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ends {
+    peer: IpAddr,
+    /// `None`: the system does not tell.
+    here: Option<IpAddr>,
+}
+
+impl Connected<IncomingStream<'_, TcpListener>> for Ends {
+    fn connect_info(stream: IncomingStream<'_, TcpListener>) -> Ends {
+        Ends { peer: stream.remote_addr().ip(), here: stream.io().local_addr().ok().map(|address| address.ip()) }
+    }
+}
+
+impl Ends {
+    /// Where `admin.listen` is not loopback, who comes from the very address that he came to is on this machine too.
+    fn are_of_one_machine(&self) -> bool {
+        self.peer.to_canonical().is_loopback() || self.here == Some(self.peer)
+    }
 }
 
 /// Why nothing is changed.
@@ -65,10 +89,10 @@ pub(super) async fn tell(State(served): State<Served>) -> Response {
 /// `PUT /settings`: all of the changes, or none.
 pub(super) async fn change(
     State(served): State<Served>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    ConnectInfo(ends): ConnectInfo<Ends>,
     body: Bytes,
 ) -> Response {
-    let changes = match decide(peer.ip(), &body) {
+    let changes = match decide(&ends, &body) {
         Ok(changes) => changes,
         Err(refused) => return refused.into_response(),
     };
@@ -95,9 +119,9 @@ fn apply(served: &Served, change: Change) -> Result<(), String> {
 }
 
 /// What is to be changed, if whoever asks may and all of it is right.
-fn decide(peer: IpAddr, body: &[u8]) -> Result<Vec<Change>, Refused> {
-    if !peer.to_canonical().is_loopback() {
-        return Err(Refused::NotHere(peer));
+fn decide(ends: &Ends, body: &[u8]) -> Result<Vec<Change>, Refused> {
+    if !ends.are_of_one_machine() {
+        return Err(Refused::NotHere(ends.peer));
     }
     let wanted: Map<String, JsonValue> = serde_json::from_slice(body).map_err(Refused::NotUnderstood)?;
     let (mut changes, mut wrong) = (Vec::new(), Vec::new());
@@ -139,18 +163,21 @@ fn needs_a_restart() -> String {
 mod tests {
     use super::*;
 
-    const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+    fn from(peer: &str) -> Ends {
+        Ends { peer: peer.parse().expect("an address"), here: "192.0.2.2".parse().ok() }
+    }
 
     fn refused(peer: &str, body: &str) -> (u16, String) {
-        let refused = decide(peer.parse().expect("an address"), body.as_bytes()).expect_err("refused");
+        let refused = decide(&from(peer), body.as_bytes()).expect_err("refused");
         (refused.status().as_u16(), refused.to_string())
     }
 
     #[test]
     fn only_who_is_on_the_machine_may_change_settings() {
         let body = br#"{"deliver.rate_limit": 50, "log.level": "debug"}"#;
-        for here in ["127.0.0.1", "127.3.2.1", "::1", "::ffff:127.0.0.1"] {
-            assert_eq!(decide(here.parse().expect("an address"), body).expect("allowed").len(), 2, "{here}");
+        // The last is the address that the connection came to.
+        for here in ["127.0.0.1", "127.3.2.1", "::1", "::ffff:127.0.0.1", "192.0.2.2"] {
+            assert_eq!(decide(&from(here), body).expect("allowed").len(), 2, "{here}");
         }
         for elsewhere in ["10.0.0.7", "192.168.1.1", "::ffff:10.0.0.7", "fe80::1", "0.0.0.0"] {
             let (status, told) = refused(elsewhere, r#"{"log.level": "debug"}"#);
@@ -162,11 +189,11 @@ mod tests {
     #[test]
     fn numbers_and_texts_are_understood() {
         for body in [r#"{"deliver.rate_limit": 50}"#, r#"{"deliver.rate_limit": "50"}"#] {
-            assert_eq!(decide(HERE, body.as_bytes()).expect("right"), [Change::RateLimit(50)]);
+            assert_eq!(decide(&from("127.0.0.1"), body.as_bytes()).expect("right"), [Change::RateLimit(50)]);
         }
         let level = "info,nat_destination::deliver=debug";
         let body = serde_json::json!({ LOG_LEVEL: level }).to_string();
-        assert_eq!(decide(HERE, body.as_bytes()).expect("right"), [Change::LogLevel(level.into())]);
+        assert_eq!(decide(&from("127.0.0.1"), body.as_bytes()).expect("right"), [Change::LogLevel(level.into())]);
     }
 
     #[test]

@@ -17,6 +17,8 @@ pub struct CompletionsArgs {
 pub fn run(args: &CompletionsArgs) -> Result<ExitCode, CommandError> {
     let mut completions = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), "nat-destination", &mut completions);
-    print!("{}", String::from_utf8_lossy(&completions));
+    // clap_complete (4.6) calls the program otherwise where bash is to look up what can follow a command, since its name has a
+    // hyphen: below the first word nothing would be found.
+    print!("{}", String::from_utf8_lossy(&completions).replace("nat__subcmd__destination", "nat__destination"));
     Ok(ExitCode::SUCCESS)
 }

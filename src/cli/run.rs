@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::Args;
 use tokio::sync::watch;
 
-use super::{CommandError, SettingsArgs, load, start_logs, told_to_stop};
+use super::{CommandError, STOPPED, SettingsArgs, load, start_logs, told_to_stop};
 use crate::config::{self, Config};
 use crate::metrics::Outcome;
 use crate::service::Service;
@@ -22,7 +22,7 @@ use crate::stage::StageStatus;
 pub struct RunArgs {
     #[command(flatten)]
     settings: SettingsArgs,
-    /// End with exit code 0 once every event that was in the source topics at the start is settled
+    /// End with exit code 0 once every event that was in the source topics at the start is settled; 130 if stopped before
     #[arg(long)]
     until_caught_up: bool,
     /// Print every setting, its value and where that came from (secrets masked), and end
@@ -44,20 +44,23 @@ pub async fn run(args: RunArgs) -> Result<ExitCode, CommandError> {
         service = Service::start(config.clone(), true) => service.map_err(CommandError::told)?,
         stopped = &mut told => {
             stopped?;
-            return Ok(ExitCode::SUCCESS); // Nothing has begun.
+            return Ok(stopped_early(args.until_caught_up)); // Nothing has begun.
         }
     };
     let stopped = stopped_partition(service.ingest.clone(), service.deliver.clone(), args.until_caught_up);
     let why = tokio::select! {
         ended = service.ended() => return ended.map(|()| ExitCode::SUCCESS).map_err(CommandError::told),
-        stopped = &mut told => stopped.map(|()| "told to stop: finishing what is in flight"),
-        caught_up = caught_up(&config, args.until_caught_up) => caught_up.map(|()| "caught up"),
+        stopped = &mut told => {
+            let code = stopped_early(args.until_caught_up);
+            stopped.map(|()| ("told to stop: finishing what is in flight", code))
+        }
+        caught_up = caught_up(&config, args.until_caught_up) => caught_up.map(|()| ("caught up", ExitCode::SUCCESS)),
         () = stopped => {
             let told = "a partition cannot be read on, so that this will never catch up; the log says which and why";
             Err(CommandError::Told(told.into()))
         }
     };
-    if let Ok(why) = why {
+    if let Ok((why, _)) = &why {
         tracing::info!("{why}");
     }
     service.stop();
@@ -71,7 +74,7 @@ pub async fn run(args: RunArgs) -> Result<ExitCode, CommandError> {
             return Err(CommandError::Told(told.into()));
         }
     }
-    why?;
+    let (_, code) = why?;
     let settled = |outcome| service.metrics.settled_in_all(outcome);
     tracing::info!(
         received = service.metrics.events_received.get(),
@@ -82,7 +85,12 @@ pub async fn run(args: RunArgs) -> Result<ExitCode, CommandError> {
         dead_lettered = settled(Outcome::DeadLettered),
         "ended: everything settled is committed"
     );
-    Ok(ExitCode::SUCCESS)
+    Ok(code)
+}
+
+/// A service is there to be stopped; who waits for it to have caught up must not take it for that.
+fn stopped_early(until_caught_up: bool) -> ExitCode {
+    if until_caught_up { ExitCode::from(STOPPED) } else { ExitCode::SUCCESS }
 }
 
 /// Returns when there is one, where it is waited for the end.
