@@ -14,7 +14,7 @@ use rdkafka::client::DefaultClientContext;
 
 use super::faults::set_offset;
 use super::support::World;
-use super::support::world::interrupt;
+use super::support::world::{identify, interrupt};
 
 const SIX: &str = "topics.partitions=6";
 
@@ -330,7 +330,7 @@ fn a_resize_that_is_interrupted_when_it_has_begun_says_that_no_instance_starts()
     let world = World::new();
     world.visits(0..10);
     world.run_until_caught_up(&[]);
-    leave_resize(&world, Stopped::Begun);
+    leave_resize(&world, Stopped::Grown);
     let mut command = world.command(&["topics", "resize", "--partitions", "6"], &[]);
     let mut child = command.stderr(Stdio::piped()).spawn().expect("it runs");
     let mut told = BufReader::new(child.stderr.take().expect("piped")).lines().map_while(Result::ok);
@@ -347,6 +347,76 @@ fn a_resize_that_is_interrupted_when_it_has_begun_says_that_no_instance_starts()
     world.visits(0..20);
     world.run_until_caught_up(&[]);
     assert_eq!(world.stand_in.requests(), 20);
+}
+
+#[test]
+fn a_refused_resize_touches_no_offset_of_those_that_run() {
+    for protocol in ["classic", "consumer"] {
+        let world = World::new();
+        let instance = world.start(&[&format!("kafka.properties.group.protocol={protocol}")]);
+        world.visits(0..20);
+        instance.wait_until_settled(20);
+        let mut command = world.command(&["topics", "resize", "--partitions", "6"], &[]);
+        let resize = command.stderr(Stdio::piped()).spawn().expect("it runs");
+        // Events come in meanwhile, and then the instance leaves.
+        for number in 20..60 {
+            world.visits(number..number + 1);
+        }
+        instance.wait_until_settled(60);
+        assert!(instance.stop().0.success());
+        refused(&resize.wait_with_output().expect("it ends"), &["instances run"]);
+        let described = world.command(&["topics", "describe", "--json"], &[]).output().expect("it runs");
+        let described: serde_json::Value = serde_json::from_slice(&described.stdout).expect("JSON");
+        let lags: Vec<u64> = described
+            .as_array()
+            .expect("topics")
+            .iter()
+            .filter_map(|topic| topic["read_by"][0]["lag"].as_u64())
+            .collect();
+        assert_eq!(lags, [0, 0], "{protocol}: {described}");
+    }
+}
+
+#[test]
+fn a_resize_that_was_stopped_while_it_looked_looks_again() {
+    for stopped in [Stopped::Begun, Stopped::Grown] {
+        let world = World::new();
+        world.visits(0..30);
+        world.run_until_caught_up(&[]);
+        leave_resize(&world, stopped);
+        let during = layout(&world);
+        // A backfill that began before the first of them.
+        let done = std::sync::atomic::AtomicBool::new(false);
+        let output = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for number in 0.. {
+                    if done.load(std::sync::atomic::Ordering::Relaxed) {
+                        break;
+                    }
+                    let (contact, day) = (format!("b{number}@example.com"), "2026-11-20T08:00:00Z");
+                    let event = identify(&contact, day, "m");
+                    let place = Some(partition_of(contact.as_bytes(), 3));
+                    world.send(&world.topic("queue"), place, Some(contact.as_bytes()), Some(event.as_bytes()), &[]);
+                    world.flush();
+                    std::thread::sleep(Duration::from_millis(100));
+                }
+            });
+            let output = resize(&world, "6", &[]);
+            done.store(true, std::sync::atomic::Ordering::Relaxed);
+            output
+        });
+        refused(&output, &["something writes into the topic"]);
+        let untouched = r#"{"version":1,"partitions":3}"#.to_owned();
+        assert_eq!(layout(&world), if stopped == Stopped::Begun { untouched } else { during }, "{stopped:?}");
+        resized(&world, "6");
+        let waiting = world
+            .read(&world.topic("queue"))
+            .iter()
+            .map(|record| record.key.clone())
+            .collect::<std::collections::BTreeSet<_>>();
+        world.run_until_caught_up(&[]);
+        assert_eq!(world.stand_in.requests() as usize, waiting.len(), "{stopped:?}: each once");
+    }
 }
 
 #[test]

@@ -11,6 +11,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use super::clients::{Context, admin_config, client, is_final};
+use super::members::is_a_members_alone;
 use super::topics::answered;
 use super::{KafkaProblem, TopicPartition};
 use crate::config::Config;
@@ -120,5 +121,6 @@ fn undeletable(group: &str) -> String {
 }
 
 fn is_passing(error: &KafkaError) -> bool {
-    !is_final(error) && error.rdkafka_error_code() != Some(RDKafkaErrorCode::GroupAuthorizationFailed)
+    let denied = error.rdkafka_error_code() == Some(RDKafkaErrorCode::GroupAuthorizationFailed);
+    !is_final(error) && !denied && !is_a_members_alone(error)
 }

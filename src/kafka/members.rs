@@ -3,28 +3,26 @@
 use rdkafka::consumer::Consumer;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
+use super::KafkaProblem;
 use super::bookmark::Bookmark;
-use super::topics::with_client;
-use super::{KafkaProblem, TopicPartition};
+use super::topics::{patient_ends, with_client};
 use crate::config::Config;
 
 /// The members of a group, as `client id at host`; empty if nobody is in it. Those of the new protocol the broker does not
-/// list, but it lets nobody from outside commit while there are any: what is committed of `places` is committed once more to
-/// find out.
+/// list, but it lets nobody from outside commit while there are any. To find out, a place in the layout topic is committed,
+/// which no member takes: what the group has settled is not touched, whoever joins or leaves meanwhile.
 ///
 /// # Errors
 /// When the brokers do not answer.
-pub async fn members(config: &Config, group: &str, places: Vec<TopicPartition>) -> Result<Vec<String>, KafkaProblem> {
+pub async fn members(config: &Config, group: &str) -> Result<Vec<String>, KafkaProblem> {
     let listed = listed_members(config, group).await?;
     if !listed.is_empty() {
         return Ok(listed);
     }
+    let ends = patient_ends(config, vec![(config.topics.layout.clone(), 0)]).await?;
+    let places = ends.into_iter().map(|(place, (_, end))| (place, end)).collect();
     let (to, name) = (config.clone(), group.to_owned());
-    let asked = tokio::task::spawn_blocking(move || {
-        let bookmark = Bookmark::new(&to, &name)?;
-        let committed = bookmark.load(&places)?;
-        bookmark.save(&committed)
-    });
+    let asked = tokio::task::spawn_blocking(move || Bookmark::new(&to, &name)?.save(&places));
     let asked = asked.await.unwrap_or_else(|error| {
         Err(KafkaProblem::Stopped(format!("asking who is in group {group:?} was cut short: {error}")))
     });
@@ -49,7 +47,8 @@ pub async fn listed_members(config: &Config, group: &str) -> Result<Vec<String>,
     asked.await
 }
 
-fn is_a_members_alone(error: &KafkaError) -> bool {
+/// Whether a commit was refused since the group has members.
+pub(super) fn is_a_members_alone(error: &KafkaError) -> bool {
     use RDKafkaErrorCode::{IllegalGeneration, RebalanceInProgress, StaleMemberEpoch, UnknownMemberId};
     let code = error.rdkafka_error_code();
     matches!(code, Some(UnknownMemberId | IllegalGeneration | RebalanceInProgress | StaleMemberEpoch))

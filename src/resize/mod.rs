@@ -23,11 +23,23 @@ pub use plan::Unwilling;
 pub enum ResizeError {
     #[error(transparent)]
     Kafka(#[from] KafkaProblem),
+    /// The same, before anything was changed.
+    #[error("{0}")]
+    Unbegun(KafkaProblem),
     #[error(transparent)]
     Unwilling(#[from] Unwilling),
     /// `begun`: until it is finished no instance starts.
     #[error("told to stop")]
     Stopped { begun: bool },
+}
+
+impl ResizeError {
+    fn of(self, begun: bool) -> ResizeError {
+        match self {
+            ResizeError::Kafka(problem) if !begun => ResizeError::Unbegun(problem),
+            error => error,
+        }
+    }
 }
 
 /// Who looks on: is told how far it is, and tells when to stop.
@@ -82,46 +94,53 @@ fn go_on(onlooker: &dyn Onlooker) -> Result<(), ResizeError> {
     if onlooker.stopped() { Err(ResizeError::Stopped { begun: true }) } else { Ok(()) }
 }
 
-/// Says in the layout that a resize is under way, when nothing runs.
+/// Says in the layout that a resize is under way, when nothing runs. One that was stopped before the ends were fixed may have
+/// been so in the middle of looking: it looks again.
 async fn begin(config: &Config, to: usize, onlooker: &mut dyn Onlooker) -> Result<(Layout, Resizing), ResizeError> {
-    let queue = kafka::partitions(config, &config.topics.queue).await?.len();
-    let delivered = kafka::partitions(config, &config.topics.delivered).await?.len();
-    let before = kafka::ensure_layout(config, queue).await?;
+    let queue = kafka::partitions(config, &config.topics.queue).await.map_err(ResizeError::Unbegun)?.len();
+    let delivered = kafka::partitions(config, &config.topics.delivered).await.map_err(ResizeError::Unbegun)?.len();
+    let before = kafka::ensure_layout(config, queue).await.map_err(ResizeError::Unbegun)?;
     let resizing = plan::plan(&before, queue, delivered, to)?;
-    refuse_while_running(config).await?;
+    let goes_on = before.resizing.is_some();
+    refuse_while_running(config).await.map_err(|refused| refused.of(goes_on))?;
     let during = before.with(resizing.clone());
-    if before.resizing.is_some() {
+    if goes_on {
         onlooker.says(&format!("going on with the resize from {} to {to} partitions", before.partitions));
-        return Ok((during, resizing));
+        if resizing.ends.is_some() {
+            return Ok((during, resizing));
+        }
+    } else {
+        // Once the layout says so there is no way back.
+        kafka::may_grow(config, &config.topics.delivered, to).await.map_err(ResizeError::Unbegun)?;
+        kafka::may_grow(config, &config.topics.queue, to).await.map_err(ResizeError::Unbegun)?;
+        kafka::write_layout(config, &during).await?;
     }
-    // Once the layout says so there is no way back.
-    kafka::may_grow(config, &config.topics.delivered, to).await?;
-    kafka::may_grow(config, &config.topics.queue, to).await?;
-    kafka::write_layout(config, &during).await?;
-    let ends = kafka::patient_ends(config, kafka::partitions(config, &config.topics.queue).await?).await?;
-    // Who has read the layout before that may join only now.
-    onlooker.says(&format!("waiting {} s for instances that may have been starting", JOINING.as_secs()));
-    tokio::time::sleep(JOINING).await;
-    let running = match refuse_while_running(config).await {
-        Ok(()) => refuse_while_written(config, &ends).await,
-        running => running,
-    };
-    let refused = match running {
-        Ok(()) if onlooker.stopped() => ResizeError::Stopped { begun: false },
+    // `delivered` grows first.
+    let is_untouched = !goes_on || delivered < to;
+    let refused = match look(config, onlooker).await {
+        Ok(()) if onlooker.stopped() => ResizeError::Stopped { begun: !is_untouched },
         Ok(()) => return Ok((during, resizing)),
         Err(refused) => refused,
     };
-    // Nothing has been done yet: the deployment is as it was.
-    kafka::write_layout(config, &before).await?;
+    if is_untouched {
+        kafka::write_layout(config, &Layout::of(before.partitions)).await?;
+    }
     Err(refused)
 }
 
-async fn refuse_while_running(config: &Config) -> Result<(), ResizeError> {
+/// Whether anything runs or writes: who has read the layout before it was written may join only now.
+async fn look(config: &Config, onlooker: &mut dyn Onlooker) -> Result<(), ResizeError> {
     let queue = kafka::partitions(config, &config.topics.queue).await?;
-    let source = kafka::source_partitions(config).await?;
-    let source = source.into_iter().flat_map(|(topic, count)| (0..count).map(move |p| (topic.clone(), p as i32)));
-    for (group, places) in [(&config.source.group, source.collect()), (&config.topics.deliver_group, queue)] {
-        let members = kafka::members(config, group, places).await?;
+    let ends = kafka::patient_ends(config, queue).await?;
+    onlooker.says(&format!("waiting {} s for instances that may have been starting", JOINING.as_secs()));
+    tokio::time::sleep(JOINING).await;
+    refuse_while_running(config).await?;
+    refuse_while_written(config, &ends).await
+}
+
+async fn refuse_while_running(config: &Config) -> Result<(), ResizeError> {
+    for group in [&config.source.group, &config.topics.deliver_group] {
+        let members = kafka::members(config, group).await?;
         if !members.is_empty() {
             return Err(Unwilling::Running { group: group.clone(), members }.into());
         }

@@ -31,6 +31,9 @@ pub async fn run(args: ResizeArgs) -> Result<ExitCode, CommandError> {
         match resize(&config, to, &mut shown) {
             Ok(resized) => Ok(Ok(resized)),
             Err(ResizeError::Stopped { begun }) => Ok(Err(begun)),
+            // While the brokers do not answer it hears of Ctrl-C late.
+            Err(ResizeError::Kafka(_)) if stopped.is_so() => Ok(Err(true)),
+            Err(ResizeError::Unbegun(_)) if stopped.is_so() => Ok(Err(false)),
             Err(ResizeError::Kafka(problem)) => {
                 let told = format!(
                     "{problem}\nNothing is lost. When that is put right, run the same command again: it goes on"
