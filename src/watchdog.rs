@@ -16,17 +16,22 @@ pub struct Watched {
 }
 
 #[derive(Debug, thiserror::Error)]
-#[error(
-    "{stage} has done nothing for {} s (watchdog.timeout). The last record that it took up is offset {offset} of partition \
-     {partition}: if it hangs there again after a restart, that record is poison; please report it. Its offset is not \
-     committed, so nothing is lost",
-    .silent.as_secs()
-)]
+#[error("{stage} has done nothing for {} (watchdog.timeout). {}", humantime::format_duration(*.silent), at(*.last))]
 pub struct Hangs {
     stage: &'static str,
     silent: Duration,
-    partition: i32,
-    offset: i64,
+    /// Partition and offset of the last record that it took up.
+    last: Option<(i32, i64)>,
+}
+
+fn at(last: Option<(i32, i64)>) -> String {
+    match last {
+        Some((partition, offset)) => format!(
+            "The last record that it took up is offset {offset} of partition {partition}: if it hangs there again after a \
+             restart, that record is poison; please report it. Its offset is not committed, so nothing is lost"
+        ),
+        None => "It had taken up no record yet. Is the machine overloaded, or watchdog.timeout too short?".to_owned(),
+    }
 }
 
 /// Returns when a stage hangs.
@@ -41,8 +46,7 @@ pub async fn watch(mut stages: Vec<Watched>, timeout: Duration) -> Hangs {
             *silent = if last == *beat { *silent + step } else { Duration::ZERO };
             *beat = last;
             if *silent >= timeout {
-                let (partition, offset) = watched.whereabouts.last();
-                return Hangs { stage: watched.stage, silent: *silent, partition, offset };
+                return Hangs { stage: watched.stage, silent: *silent, last: watched.whereabouts.last() };
             }
         }
     }
@@ -73,8 +77,15 @@ mod tests {
         assert!((129..=133).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
         let told = hangs.to_string();
         assert!(
-            told.starts_with("ingest has done nothing for 30 s") && told.contains("offset 77 of partition 3"),
+            told.starts_with("ingest has done nothing for 30s (") && told.contains("offset 77 of partition 3"),
             "{told}"
         );
+    }
+
+    #[test]
+    fn a_stage_that_has_had_no_record_blames_none() {
+        let hangs = Hangs { stage: "ingest", silent: Duration::from_millis(100), last: Whereabouts::default().last() };
+        let told = hangs.to_string();
+        assert!(told.contains("nothing for 100ms") && told.contains("no record yet"), "{told}");
     }
 }

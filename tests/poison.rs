@@ -63,7 +63,7 @@ fn where_handling_hangs_the_program_says_at_which_record_and_ends() {
     let status = instance.wait();
     assert_eq!(status.code(), Some(1));
     let told = instance.log();
-    let where_it_was = "ingest has done nothing for 10 s (watchdog.timeout). The last record that it took up is offset 1 of partition 0";
+    let where_it_was = "ingest has done nothing for 10s (watchdog.timeout). The last record that it took up is offset 1 of partition 0";
     assert!(told.contains(where_it_was), "{told}");
     // It is not committed: a program that can handle it does.
     world.run_until_caught_up(&["kafka.properties.session.timeout.ms=6000"]);

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
+use super::topics::counted;
 use super::{CommandError, SettingsArgs, load, start_logs};
 use crate::config::{Log, table};
 use crate::suppress::SuppressList;
@@ -67,7 +68,7 @@ pub async fn run(args: CheckArgs) -> Result<ExitCode, CommandError> {
         match source {
             Ok(topics) => Ok(topics
                 .iter()
-                .map(|(topic, count)| format!("{topic} ({count} partitions)"))
+                .map(|(topic, count)| format!("{topic} ({})", counted(*count)))
                 .collect::<Vec<_>>()
                 .join(", ")),
             Err(problem) => Err(problem.to_string()),
@@ -82,7 +83,7 @@ pub async fn run(args: CheckArgs) -> Result<ExitCode, CommandError> {
 
 fn own_topics(report: &mut Report, found: kafka::Inspected, create: bool) {
     let mut there: Vec<String> =
-        found.topics.iter().map(|topic| format!("{} ({} partitions)", topic.topic, topic.partitions)).collect();
+        found.topics.iter().map(|topic| format!("{} ({})", topic.topic, counted(topic.partitions))).collect();
     let mut problems = Vec::new();
     for problem in found.problems {
         match problem {

@@ -72,7 +72,8 @@ fn pages(root: &Command, command: &Command) -> io::Result<Vec<Page>> {
 
 /// File name and text.
 fn page(root: &Command, command: &Command) -> io::Result<Page> {
-    let man = Man::new(command.clone());
+    // Without a date, what follows would be taken for one.
+    let man = Man::new(command.clone()).date(" ").source(concat!("nat-destination ", env!("CARGO_PKG_VERSION")));
     let mut page = Vec::new();
     man.render_title(&mut page)?;
     man.render_name_section(&mut page)?;

@@ -23,6 +23,9 @@ use crate::mutant::{self, Mutant};
 use crate::nat::{Answer, Verdict};
 use crate::segment::Filtered;
 
+/// A hold that is worth a line in the log, as it is worth one of `status`.
+const LONG_HOLD: Duration = Duration::from_secs(60);
+
 impl Deliver {
     /// The lane has a new head: duplicates end here, anything else may be sent.
     pub(super) fn advance(&mut self, lane: LaneId) {
@@ -172,6 +175,13 @@ impl Deliver {
             }
         }
         if let Verdict::Retry(Some(retry_after)) = answer.verdict() {
+            if self.pace.held_until(now).is_none() && retry_after >= LONG_HOLD {
+                let seconds = retry_after.as_secs();
+                tracing::warn!(
+                    seconds,
+                    "Nat.app said not to come back before that (Retry-After): nothing is sent until then"
+                );
+            }
             self.pace.hold(now + retry_after);
         }
     }

@@ -26,10 +26,17 @@ pub struct CircuitOpen {
 }
 
 /// The record that a stage handles: written by the stage before each, read when it hangs.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Whereabouts {
     partition: AtomicI32,
+    /// Below 0: it has not had any.
     offset: AtomicI64,
+}
+
+impl Default for Whereabouts {
+    fn default() -> Whereabouts {
+        Whereabouts { partition: AtomicI32::new(0), offset: AtomicI64::new(-1) }
+    }
 }
 
 impl Whereabouts {
@@ -38,9 +45,10 @@ impl Whereabouts {
         self.offset.store(offset, Ordering::Relaxed);
     }
 
-    /// Partition and offset.
-    pub fn last(&self) -> (i32, i64) {
-        (self.partition.load(Ordering::Relaxed), self.offset.load(Ordering::Relaxed))
+    /// Partition and offset, once there was one.
+    pub fn last(&self) -> Option<(i32, i64)> {
+        let place = (self.partition.load(Ordering::Relaxed), self.offset.load(Ordering::Relaxed));
+        (place.1 >= 0).then_some(place)
     }
 }
 

@@ -159,7 +159,11 @@ fn one_instance(instance: &Instance, at: &str) -> Vec<String> {
 /// What it says of itself, in as few words as do.
 fn state(status: &Status) -> String {
     let held = status.held_until.iter().map(|until| format!("Nat.app said not to come back before {until}"));
-    let said: Vec<String> = status.stuck.iter().chain(&status.not_ready).cloned().chain(held).collect();
+    let cut_off = status.cut_off.then(|| "cut off from Kafka".to_owned());
+    let stopped =
+        status.stopped.iter().map(|place| format!("cannot read partition {} of {}", place.partition, place.topic));
+    let own = status.stuck.iter().chain(&status.not_ready).cloned();
+    let said: Vec<String> = own.chain(cut_off).chain(stopped).chain(held).collect();
     match said.is_empty() {
         true => "ready".into(),
         false => said.join("; "),
@@ -207,6 +211,14 @@ fn duration(seconds: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_instance_that_delivers_nothing_is_not_called_ready() {
+        let stopped = vec![crate::admin::status::Place { topic: "events".into(), partition: 1 }];
+        assert_eq!(state(&Status { stopped, ..Status::default() }), "cannot read partition 1 of events");
+        assert_eq!(state(&Status { cut_off: true, ..Status::default() }), "cut off from Kafka");
+        assert_eq!(state(&Status::default()), "ready");
+    }
 
     #[test]
     fn the_sum_is_told_as_one_and_what_came_before_the_start_too() {

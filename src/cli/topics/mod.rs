@@ -79,6 +79,6 @@ async fn create(config: &Config) -> Result<ExitCode, CommandError> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn counted(partitions: usize) -> String {
+pub fn counted(partitions: usize) -> String {
     format!("{partitions} {}", if partitions == 1 { "partition" } else { "partitions" })
 }
