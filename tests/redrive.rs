@@ -1,10 +1,15 @@
 //! Dead letters are sent again, by the command line alone, and what came of them is told.
 
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 
 use nat_destination::sandbox::stand_in::Behaviour;
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use serde_json::{Value, json};
 
+use super::faults::set_offset;
 use super::letters::{ada, day, dead_letters, lines, of_four_kinds, redrive, rejecting, succeeded, told};
 use super::support::World;
 use super::support::world::{Record, identify, interrupt};
@@ -52,10 +57,65 @@ fn a_rejected_contact_is_fixed_and_redriven() {
 
 /// Starts a redrive that takes seconds, and waits until so many events are in the queue.
 fn slow_redrive(world: &World, until: usize) -> Child {
-    let mut command = world.command(&["dead-letters", "redrive", "--rate", "10"], &[]);
-    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+    let child = redrive_at("10", world, &[]);
     world.wait("some are in the queue", || world.read(&world.topic("queue")).len() >= until);
     child
+}
+
+/// The same, and stops it there, with most of thirty letters still to come.
+fn halted_redrive(world: &World, arguments: &[&str]) -> Child {
+    let child = redrive_at("2", world, arguments);
+    world.wait("the first is noted", || notes(world) >= 1);
+    signal(&child, "-STOP");
+    child
+}
+
+fn redrive_at(rate: &str, world: &World, arguments: &[&str]) -> Child {
+    let mut command = world.command(&[&["dead-letters", "redrive", "--rate", rate], arguments].concat(), &[]);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts")
+}
+
+fn goes_on(child: Child) -> Output {
+    signal(&child, "-CONT");
+    child.wait_with_output().expect("it ends")
+}
+
+fn signal(child: &Child, signal: &str) {
+    let kill = Command::new("kill").args([signal, &child.id().to_string()]).status();
+    assert!(kill.expect("it runs").success());
+}
+
+fn admin(world: &World) -> AdminClient<DefaultClientContext> {
+    ClientConfig::new().set("bootstrap.servers", &world.brokers).create().expect("an admin client")
+}
+
+/// The same dead letter once more in that partition, with other headers.
+fn write_again(world: &World, letter: &Record, partition: i32, other: &[(&str, &str)]) {
+    let value_of = |name: &str| other.iter().find(|(header, _)| *header == name).map(|(_, value)| value.as_bytes());
+    let header = |(name, value): &'_ (String, Option<Vec<u8>>)| {
+        (name.clone(), value_of(name).map(<[u8]>::to_vec).or_else(|| value.clone()))
+    };
+    let headers: Vec<_> = letter.headers.iter().map(header).collect();
+    let headers: Vec<_> = headers.iter().map(|(name, value)| (name.as_str(), value.as_deref())).collect();
+    world.send(&world.topic("dead-letter"), Some(partition), letter.key.as_deref(), letter.value.as_deref(), &headers);
+    world.flush();
+}
+
+/// The letter that another event of the same contact would have become.
+fn of_another_event(world: &World, letter: &Record) -> Record {
+    let mut other = letter.clone();
+    let source = format!("{}/0/1000/1", world.source).into_bytes();
+    other
+        .headers
+        .iter_mut()
+        .filter(|(name, _)| name == "nat.source")
+        .for_each(|(_, value)| *value = Some(source.clone()));
+    other
+}
+
+/// How many notes are in the dead-letter topic.
+fn notes(world: &World) -> usize {
+    world.read(&world.topic("dead-letter")).iter().filter(|record| record.header("nat.redriven").is_some()).count()
 }
 
 #[test]
@@ -165,6 +225,47 @@ fn a_redrive_that_is_rejected_again_counts_and_is_refused_in_the_end() {
 }
 
 #[test]
+fn two_redrives_at_a_time_double_nothing() {
+    let world = World::with(1, Behaviour { reject: 1.0, ..Behaviour::default() });
+    world.visits(0..20);
+    world.run_until_caught_up(&[NO_GUARD]);
+    let first = halted_redrive(&world, &[]);
+    assert_ne!(redrive(&world, &[], &[])["letters"], json!(0), "the second takes what is not noted");
+    assert!(succeeded(goes_on(first)).starts_with("redriven: 20\n"));
+    let instance = world.start(&[NO_GUARD]);
+    let doubled = world.queued_by("redrive/1").len() as u64;
+    assert!(doubled > 20, "{doubled}");
+    instance.wait_until_settled(doubled);
+    let report = redrive(&world, &["--wait"], &[]);
+    assert_eq!((&report["letters"], &report["events"]), (&json!(20), &json!(20)));
+    assert_eq!(report["passed_over"], json!({"already_redriven": 20, "copy": doubled - 20}));
+    assert_eq!(report["outcomes"], outcomes(0, 0, 20));
+    let report = redrive(&world, &["--wait"], &[]);
+    assert_eq!((&report["letters"], &report["outcomes"]), (&json!(20), &outcomes(0, 0, 20)));
+    assert_eq!(report["passed_over"], json!({"already_redriven": 20 + doubled}), "the copies were noted");
+}
+
+#[test]
+fn of_copies_the_one_that_was_redriven_most_often_counts() {
+    let world = World::with(1, rejecting(&["ada@example.com"]));
+    world.event(0, &ada());
+    world.run_until_caught_up(&[]);
+    let letter = world.dead_letters().remove(0);
+    write_again(&world, &letter, letter.partition, &[("nat.redrive_count", "3")]);
+    assert_eq!(redrive(&world, &[], &[])["passed_over"], json!({"redriven_too_often": 2}));
+    let report = redrive(&world, &["--max-redrives", "4"], &[]);
+    assert_eq!((&report["letters"], &report["passed_over"]), (&json!(1), &json!({"copy": 1})));
+    assert_eq!(world.queued_by("redrive/4").len(), 1);
+    assert_eq!(redrive(&world, &["--max-redrives", "9"], &[])["passed_over"], json!({"already_redriven": 2}));
+    // A file of a backfill may have been changed in its middle: then a place says little.
+    let other = Record { value: Some(identify("ada@example.com", "2026-11-21T08:00:00Z", "m").into_bytes()), ..letter };
+    write_again(&world, &other, other.partition, &[]);
+    write_again(&world, &other, other.partition, &[]);
+    let report = redrive(&world, &[], &[]);
+    assert_eq!((&report["letters"], &report["passed_over"]["copy"]), (&json!(1), &json!(1)));
+}
+
+#[test]
 fn an_engage_value_rejected_again_is_dead_again_and_not_delivered() {
     let world = World::with(1, Behaviour::default());
     world.event(0, &engage(true));
@@ -248,6 +349,78 @@ fn a_younger_engage_value_is_redriven_though_an_older_one_was_accepted_after_it(
 }
 
 #[test]
+fn an_engage_value_is_not_brought_back_over_a_younger_one_that_waits_in_the_queue() {
+    let world = World::with(2, rejecting(&["ada@example.com"]));
+    world.event(0, &engage(true));
+    world.run_until_caught_up(&[]);
+    world.behave(Behaviour { status: Some(503), ..Behaviour::default() });
+    let instance = world.start(&[]);
+    world.event(1, &engage(false));
+    world.wait("it waits", || world.read(&world.topic("queue")).len() == 2);
+    for mode in [&["--dry-run"][..], &[]] {
+        let report = redrive(&world, mode, &[]);
+        assert_eq!((&report["letters"], &report["passed_over"]), (&json!(0), &json!({"told_since": 1})), "{mode:?}");
+    }
+    world.behave(Behaviour::default());
+    instance.wait_until_settled(1);
+    assert_eq!(values(&world), [false]);
+}
+
+#[test]
+fn a_younger_value_that_was_settled_without_being_accepted_keeps_no_older_one_back() {
+    let world = World::with(2, rejecting(&["ada@example.com"]));
+    world.event(0, &engage(true));
+    world.event(1, &engage(false));
+    world.run_until_caught_up(&[NO_GUARD]);
+    let younger = world.dead_letters().into_iter().find(|letter| {
+        letter.header("nat.source").is_some_and(|source| source.starts_with(&format!("{}/1/", world.source)))
+    });
+    let younger = younger.expect("a letter");
+    let note = format!("{}:{}", younger.partition, younger.offset);
+    let header: [(&str, Option<&[u8]>); 1] = [("nat.redriven", Some(note.as_bytes()))];
+    world.send(&world.topic("dead-letter"), Some(younger.partition), None, None, &header);
+    world.flush();
+    let report = redrive(&world, &["--dry-run"], &[]);
+    assert_eq!((&report["letters"], &report["passed_over"]), (&json!(1), &json!({"already_redriven": 1})));
+}
+
+#[test]
+fn an_engage_value_is_not_brought_back_over_a_younger_one_that_comes_while_a_redrive_runs() {
+    let world = World::with(2, Behaviour { reject: 1.0, ..Behaviour::default() });
+    let set = ["topics.partitions=1", NO_GUARD];
+    world.visits(0..30);
+    world.run_until_caught_up(&set);
+    world.event(0, &engage(true));
+    world.run_until_caught_up(&set);
+    world.behave(Behaviour::default());
+    let instance = world.start(&set);
+    let child = halted_redrive(&world, &["--json"]);
+    world.event(1, &engage(false));
+    world.wait("the younger is accepted", || values(&world) == [false]);
+    let report: Value = serde_json::from_str(&succeeded(goes_on(child))).expect("JSON");
+    assert_eq!((&report["letters"], &report["passed_over"]), (&json!(30), &json!({"told_since": 1})));
+    instance.wait_until_settled(31);
+    assert_eq!(values(&world), [false]);
+}
+
+#[test]
+fn of_two_letters_of_an_engage_key_the_older_value_is_not_sent_after_the_younger() {
+    let world = World::with(2, rejecting(&["ada@example.com"]));
+    let one = ["topics.partitions=1"];
+    world.event(1, &engage(false));
+    world.run_until_caught_up(&one);
+    world.event_of_time(0, &engage(true), days_ago(1));
+    world.run_until_caught_up(&one);
+    world.behave(Behaviour::default());
+    for mode in [&["--dry-run"][..], &[]] {
+        let report = redrive(&world, mode, &one);
+        assert_eq!((&report["letters"], &report["passed_over"]), (&json!(1), &json!({"told_since": 1})), "{mode:?}");
+    }
+    world.run_until_caught_up(&one);
+    assert_eq!(values(&world), [false]);
+}
+
+#[test]
 fn an_engage_value_that_was_given_up_is_redriven_over_the_one_before_it() {
     let world = World::with(2, Behaviour::default());
     world.event(1, &engage(false));
@@ -270,7 +443,7 @@ fn what_dedup_may_have_forgotten_is_told_before_anything_is_sent_and_needs_leave
     let world = World::with(1, rejecting(&["ada@example.com"]));
     world.event(0, &ada());
     world.run_until_caught_up(&[]);
-    world.dead_letter_of_time(&world.dead_letters()[0], days_ago(3));
+    world.dead_letter_of_time(&of_another_event(&world, &world.dead_letters()[0]), days_ago(3));
     let set = ["dedup.retention=2d"];
     let report = redrive(&world, &["--dry-run"], &set);
     assert_eq!((&report["letters"], &report["forgettable_contact_days"]), (&json!(2), &json!(1)));
@@ -297,7 +470,7 @@ fn what_becomes_older_than_the_retention_while_a_redrive_runs_is_passed_over() {
     world.run_until_caught_up(&set);
     // Within the retention for twenty seconds more, so that it is chosen on a busy machine too; it comes to that one after thirty.
     let soon = jiff::Timestamp::now().as_millisecond() - 3_600_000 + 20_000;
-    world.dead_letter_of_time(&world.dead_letters()[0], soon);
+    world.dead_letter_of_time(&of_another_event(&world, &world.dead_letters()[0]), soon);
     let report = redrive(&world, &["--rate", "2"], &set);
     assert_eq!((&report["letters"], &report["passed_over"]), (&json!(60), &json!({"forgettable": 1})), "{report}");
 }
@@ -336,6 +509,109 @@ fn what_the_queue_does_not_take_is_passed_over_and_stays_open() {
     let report = redrive(&world, &[], &mended);
     assert_eq!((&report["letters"], &report["passed_over"]), (&json!(0), &json!({"too_large": 1})));
     assert_eq!(lines(&world, &["list", "--open"]).len(), 1);
+}
+
+#[test]
+fn what_the_queue_does_not_take_holds_back_no_other_letter_and_is_no_event_of_those_sent() {
+    let world = World::with(1, Behaviour::default());
+    world.create_topic(&world.topic("queue"), 1, &[("max.message.bytes", "3000")]);
+    (0..300).for_each(|_| world.send(&world.source, Some(0), None, Some(large(400).as_bytes()), &[]));
+    let batch = format!(r#"{{"wrapped":{{"batch":[{},{},{}]}}}}"#, large(8000), large(400), large(8000));
+    world.event(0, &batch);
+    world.run_until_caught_up(&["topics.partitions=1"]);
+    let mended = ["topics.partitions=1", "identify.user_id_as_email=true", "source.envelope=wrapped"];
+    let report = redrive(&world, &[], &mended);
+    assert_eq!((&report["letters"], &report["passed_over"]), (&json!(300), &json!({"too_large": 1})));
+    assert_eq!(report["events"], json!(301));
+    assert_eq!(world.queued_by("redrive/1").len(), 301);
+}
+
+#[test]
+fn letters_that_kafka_deletes_before_a_redrive_comes_to_them_are_told() {
+    let world = World::with(1, rejecting(&["ada@example.com"]));
+    world.event(0, &ada());
+    world.run_until_caught_up(&[]);
+    let letter = world.dead_letters().remove(0);
+    for number in 0..40 {
+        let source = format!("{}/0/{}/1", world.source, 1000 + number);
+        write_again(&world, &letter, if number < 30 { 1 } else { 2 }, &[("nat.source", &source)]);
+    }
+    let child = halted_redrive(&world, &["--json"]);
+    let last: Vec<i64> = world.dead_letters().iter().filter(|it| it.partition == 2).map(|it| it.offset).collect();
+    let mut list = TopicPartitionList::new();
+    let end = Offset::Offset(last.iter().max().expect("some") + 1);
+    list.add_partition_offset(&world.topic("dead-letter"), 2, end).expect("an offset");
+    world.runtime.block_on(admin(&world).delete_records(&list, &AdminOptions::new())).expect("deleted");
+    drop(list);
+    let report: Value = serde_json::from_str(&succeeded(goes_on(child))).expect("JSON");
+    let gone = last.len() as u64;
+    assert_eq!((&report["letters"], &report["passed_over"]), (&json!(41 - gone), &json!({"gone": gone})));
+}
+
+#[test]
+fn whoever_is_suppressed_by_now_is_not_redriven() {
+    let world = World::with(1, rejecting(&["ada@example.com"]));
+    world.event(0, &ada());
+    let bob = identify("bob@example.com", "2026-11-20T08:00:00Z", "m-bob");
+    world.event(0, &format!(r#"{{"wrapped":{{"batch":[{},{bob}]}}}}"#, ada()));
+    world.run_until_caught_up(&[]);
+    let list = world.path("suppressed");
+    std::fs::write(&list, "ada@example.com\n").expect("written");
+    let list = format!("suppress.file={}", list.display());
+    for mode in [&["--dry-run"][..], &[]] {
+        let report = redrive(&world, mode, &[&list, "source.envelope=wrapped"]);
+        assert_eq!((&report["letters"], &report["events"]), (&json!(1), &json!(1)), "{mode:?}");
+        assert_eq!(report["passed_over"], json!({"nothing_for_nat": 1}), "{mode:?}");
+    }
+    assert_eq!(world.queued_by("redrive/1")[0].key.as_deref(), Some(&b"bob@example.com"[..]));
+    // By a list that cannot be read nobody knows who is on it.
+    let (code, said) = told(&dead_letters(&world, &["redrive"], &["suppress.file=/nowhere"]));
+    assert!(code == Some(1) && said.contains("suppress.file"), "{code:?} {said}");
+}
+
+#[test]
+fn what_was_done_before_an_error_is_told_all_the_same() {
+    let world = World::with(1, Behaviour { reject: 1.0, ..Behaviour::default() });
+    world.visits(0..30);
+    world.run_until_caught_up(&[NO_GUARD]);
+    let child = halted_redrive(&world, &["--json"]);
+    // It takes not even a small record any more.
+    let queue = world.topic("queue");
+    let less = AlterConfig::new(ResourceSpecifier::Topic(&queue)).set("max.message.bytes", "100");
+    world.runtime.block_on(admin(&world).alter_configs(&[less], &AdminOptions::new())).expect("altered");
+    let output = goes_on(child);
+    let (code, said) = told(&output);
+    assert!(code == Some(1) && said.contains(&queue), "{code:?} {said}");
+    let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(report["letters"], json!(notes(&world)), "{report} {said}");
+    assert_eq!(report["events"], report["letters"]);
+}
+
+#[test]
+fn what_was_redriven_is_told_though_the_waiting_fails() {
+    let world = World::with(1, rejecting(&["ada@example.com"]));
+    world.event(0, &ada());
+    world.run_until_caught_up(&[]);
+    let mut command = world.command(&["dead-letters", "redrive", "--wait", "--json"], &[]);
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+    world.wait("it is noted", || notes(&world) == 1);
+    let delivered = world.topic("delivered");
+    let deleted = world.runtime.block_on(admin(&world).delete_topics(&[&delivered], &AdminOptions::new()));
+    deleted.expect("an answer").into_iter().for_each(|deleted| drop(deleted.expect("deleted")));
+    let place = world.queued_by("redrive/1").remove(0);
+    set_offset(&world, &world.topic("deliver"), &world.topic("queue"), place.partition, place.offset + 1);
+    let output = child.wait_with_output().expect("it ends");
+    let (code, said) = told(&output);
+    assert!(code == Some(1) && said.contains(&delivered), "{code:?} {said}");
+    let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!((&report["letters"], &report["outcomes"]), (&json!(1), &Value::Null));
+}
+
+#[test]
+fn a_time_range_of_one_moment_is_told_as_upside_down_in_ages_too() {
+    let world = World::with(1, Behaviour::default());
+    let (code, said) = told(&dead_letters(&world, &["redrive", "--since", "1h", "--until", "1h"], &[]));
+    assert!(code == Some(2) && said.contains("--since"), "{code:?} {said}");
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Times on the command line: a date, a date and time, or how long ago.
 
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -12,7 +13,9 @@ use jiff::tz::TimeZone;
 /// # Errors
 /// When it is none of these.
 pub fn instant(text: &str) -> Result<Timestamp, String> {
-    at(text, Timestamp::now())
+    /// One now for the whole command line: `--since 1h --until 1h` is one time given twice.
+    static NOW: LazyLock<Timestamp> = LazyLock::new(Timestamp::now);
+    at(text, *NOW)
 }
 
 fn at(text: &str, now: Timestamp) -> Result<Timestamp, String> {
@@ -52,6 +55,11 @@ pub fn shown(millis: i64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_age_is_the_same_time_wherever_it_stands_in_a_command_line() {
+        assert_eq!(instant("1h"), instant("60m"));
+    }
 
     #[test]
     fn dates_times_and_ages_are_times_and_nothing_else_is() {

@@ -1,6 +1,6 @@
 //! Which letters a redrive takes, and why not the others. It is known when all have been read: their notes stand behind them.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use jiff::Timestamp;
 
@@ -11,7 +11,8 @@ use crate::cli::{CommandError, Stopped};
 use crate::config::Config;
 use crate::dead_letter::record::{Sendable, Today, today};
 use crate::dead_letter::{Kind, Letter, Origin, Road};
-use crate::dedup::Key;
+use crate::dedup::{Contact, Key};
+use crate::suppress::SuppressList;
 
 /// Why a letter is not redriven, or one event of a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -24,6 +25,8 @@ pub enum PassedOver {
     Forgettable,
     Truncated,
     TooLarge,
+    Copy,
+    Gone,
     Foreign,
 }
 
@@ -38,6 +41,8 @@ impl PassedOver {
             PassedOver::Forgettable => "forgettable",
             PassedOver::Truncated => "truncated",
             PassedOver::TooLarge => "too_large",
+            PassedOver::Copy => "copy",
+            PassedOver::Gone => "gone",
             PassedOver::Foreign => "foreign",
         }
     }
@@ -48,12 +53,14 @@ impl PassedOver {
             PassedOver::RedrivenTooOften => "redriven --max-redrives times already, and dead again each time",
             PassedOver::StillInvalid => "by today's rules they are invalid still",
             PassedOver::NothingForNat => "by today's rules they are filtered",
-            PassedOver::ToldSince => "Engage's, older than the value that Nat.app has",
+            PassedOver::ToldSince => "Engage's, older than the value that Nat.app has or that waits for it",
             PassedOver::Forgettable => "older than dedup.retention by the time that it came to them",
             PassedOver::Truncated => {
                 "their beginning only is here; replay the whole from the source topic (show tells where)"
             }
             PassedOver::TooLarge => "larger than the queue topic takes (max.message.bytes)",
+            PassedOver::Copy => "of an event that another of these letters is of, and that is sent once",
+            PassedOver::Gone => "Kafka deleted them before it came to them",
             PassedOver::Foreign => "another tool wrote them",
         }
     }
@@ -68,11 +75,16 @@ pub fn count(counts: &mut Counts, why: PassedOver, more: u64) {
     }
 }
 
+/// Which event a letter is of: a hash of where it came from and of its value, so that nothing that is not the same is taken for it.
+type Event = [u8; 32];
+
 /// A letter to be taken.
 #[derive(Debug, Clone, Copy)]
 pub struct Taken {
     /// The number of its reason.
     pub reason: u16,
+    event: Event,
+    redrives: u32,
     events: u32,
     /// Of its batch.
     invalid: u32,
@@ -81,12 +93,14 @@ pub struct Taken {
 /// What the first reading finds out.
 pub struct Choice<'a> {
     config: &'a Config,
+    list: &'a SuppressList,
     max_redrives: u32,
     /// Letters from before this are older than the retention. Unix milliseconds.
     horizon: i64,
     taken: BTreeMap<Place, Taken>,
     reasons: Vec<String>,
     passed_over: BTreeMap<Place, PassedOver>,
+    too_often: Vec<(Place, Event)>,
     redriven: Redriven,
     /// Of letters older than the retention.
     forgettable: BTreeMap<Place, Vec<Key>>,
@@ -97,6 +111,8 @@ pub struct Choice<'a> {
 #[derive(Debug, Default)]
 pub struct Chosen {
     pub letters: BTreeMap<Place, Taken>,
+    /// Of those, the other letters of the same event, which are noted with it.
+    pub copies: BTreeMap<Place, Vec<Place>>,
     pub reasons: Vec<String>,
     pub events: u64,
     /// Letters.
@@ -108,15 +124,17 @@ pub struct Chosen {
     pub told: ToldSince,
 }
 
-impl Choice<'_> {
-    pub fn new(config: &Config, max_redrives: u32, now: Timestamp) -> Choice<'_> {
+impl<'a> Choice<'a> {
+    pub fn new(config: &'a Config, list: &'a SuppressList, max_redrives: u32, now: Timestamp) -> Choice<'a> {
         Choice {
             config,
+            list,
             max_redrives,
             horizon: horizon(config.dedup_retention, now),
             taken: BTreeMap::new(),
             reasons: Vec::new(),
             passed_over: BTreeMap::new(),
+            too_often: Vec::new(),
             redriven: Redriven::default(),
             forgettable: BTreeMap::new(),
             engage: BTreeMap::new(),
@@ -131,11 +149,23 @@ impl Choice<'_> {
         if self.redriven.note(found) {
             return;
         }
-        let place = found.place();
-        match sendable(self.config, self.max_redrives, found) {
-            Err(why) => drop(self.passed_over.insert(place, why)),
+        match self.letter(found) {
+            Err(why) => drop(self.passed_over.insert(found.place(), why)),
             Ok((letter, events, invalid)) => self.take(found, letter, &events, invalid),
         }
+    }
+
+    fn letter<'f>(&mut self, found: &'f Found) -> Result<(&'f Letter, Vec<Sendable<'f>>, u64), PassedOver> {
+        let Kind::Letter(letter) = &found.kind else { return Err(PassedOver::Foreign) };
+        if letter.truncated.is_some() {
+            return Err(PassedOver::Truncated);
+        }
+        if letter.redrives >= self.max_redrives {
+            self.too_often.push((found.place(), event(self.config, found, letter)));
+            return Err(PassedOver::RedrivenTooOften);
+        }
+        let (events, invalid) = sendable(self.config, self.list, found, letter, Timestamp::now())?;
+        Ok((letter, events, invalid))
     }
 
     fn take(&mut self, found: &Found, letter: &Letter, events: &[Sendable<'_>], invalid: u64) {
@@ -151,8 +181,9 @@ impl Choice<'_> {
         if found.at() < self.horizon {
             self.forgettable.insert(place, events.iter().map(|sent| sent.key.key).collect());
         }
-        let reason = self.reason(&letter.reason);
-        self.taken.insert(place, Taken { reason, events: events.len() as u32, invalid: invalid as u32 });
+        let (reason, redrives) = (self.reason(&letter.reason), letter.redrives);
+        let (event, events, invalid) = (event(self.config, found, letter), events.len() as u32, invalid as u32);
+        self.taken.insert(place, Taken { reason, event, redrives, events, invalid });
     }
 
     /// There are few reasons, and there may be millions of letters.
@@ -175,12 +206,17 @@ impl Choice<'_> {
                 self.passed_over.insert(place, PassedOver::AlreadyRedriven);
             }
         }
+        let copies = self.leave_copies();
         self.engage.retain(|place, _| self.taken.contains_key(place));
-        let told = ToldSince::find(self.config, self.engage.values().flatten(), stopped)?;
+        let told_since = ToldSince::find(self.config, self.engage.values().flatten(), stopped)?;
+        // As it will be while they are sent, one after the other.
+        let mut planned = told_since.clone();
         let mut items_left = Counts::new();
         for (place, events) in &self.engage {
             let Some(taken) = self.taken.get_mut(place) else { continue };
-            let told: Vec<Key> = events.iter().filter(|event| told.holds(event)).map(|event| event.key).collect();
+            let (told, sent): (Vec<_>, Vec<_>) = events.iter().partition(|event| planned.holds(event));
+            sent.into_iter().for_each(|event| planned.add_waiting(event));
+            let told: Vec<Key> = told.into_iter().map(|event| event.key).collect();
             let left = told.len() as u32;
             taken.events -= left;
             if let Some(keys) = self.forgettable.get_mut(place) {
@@ -193,7 +229,7 @@ impl Choice<'_> {
                 count(&mut items_left, PassedOver::ToldSince, left.into());
             }
         }
-        let mut chosen = Chosen { reasons: self.reasons, items_left, told, ..Chosen::default() };
+        let mut chosen = Chosen { copies, reasons: self.reasons, items_left, told: told_since, ..Chosen::default() };
         for taken in self.taken.values() {
             chosen.events += u64::from(taken.events);
             count(&mut chosen.items_left, PassedOver::StillInvalid, taken.invalid.into());
@@ -204,26 +240,63 @@ impl Choice<'_> {
         chosen.letters = self.taken;
         Ok(chosen)
     }
+
+    /// Two redrives at a time, or one killed before its note, put an event into the queue twice, and rejected again it is two
+    /// letters. One of them is taken, the one that was redriven most often: were all, they would double with each redrive.
+    fn leave_copies(&mut self) -> BTreeMap<Place, Vec<Place>> {
+        let open = self.too_often.iter().filter(|(place, _)| self.redriven.at(*place).is_none());
+        let given_up: HashSet<Event> = open.map(|(_, event)| *event).collect();
+        let mut best: HashMap<Event, (u32, Place)> = HashMap::with_capacity(self.taken.len());
+        for (place, Taken { event, redrives, .. }) in &self.taken {
+            let best = best.entry(*event).or_insert((*redrives, *place));
+            if *redrives > best.0 {
+                *best = (*redrives, *place);
+            }
+        }
+        let mut copies: BTreeMap<Place, Vec<Place>> = BTreeMap::new();
+        self.taken.retain(|place, taken| {
+            let why = match best.get(&taken.event) {
+                _ if given_up.contains(&taken.event) => PassedOver::RedrivenTooOften,
+                Some((_, one)) if one != place => {
+                    copies.entry(*one).or_default().push(*place);
+                    PassedOver::Copy
+                }
+                _ => return true,
+            };
+            self.passed_over.insert(*place, why);
+            false
+        });
+        copies
+    }
 }
 
-/// A letter, its events that could be sent, and how many others of its batch are invalid; or why it is passed over.
+/// What could be sent of a letter by today's rules and suppression list, and how many others of its batch are invalid; or why
+/// it is passed over.
 pub fn sendable<'a>(
     config: &Config,
-    max_redrives: u32,
+    list: &SuppressList,
     found: &'a Found,
-) -> Result<(&'a Letter, Vec<Sendable<'a>>, u64), PassedOver> {
-    let Kind::Letter(letter) = &found.kind else { return Err(PassedOver::Foreign) };
-    if letter.truncated.is_some() {
-        return Err(PassedOver::Truncated);
-    }
-    if letter.redrives >= max_redrives {
-        return Err(PassedOver::RedrivenTooOften);
-    }
-    match today(&config.rules, found.value(), letter.is_event, Timestamp::now()) {
-        Today::Events(events, invalid) => Ok((letter, events, invalid)),
+    letter: &Letter,
+    now: Timestamp,
+) -> Result<(Vec<Sendable<'a>>, u64), PassedOver> {
+    match today(&config.rules, found.value(), letter.is_event, now) {
+        Today::Events(mut events, invalid) => {
+            events.retain(|sent| list.is_empty() || !list.holds(&Contact::of(&sent.email)));
+            match (events.is_empty(), invalid) {
+                (false, _) => Ok((events, invalid)),
+                (true, 0) => Err(PassedOver::NothingForNat),
+                (true, _) => Err(PassedOver::StillInvalid),
+            }
+        }
         Today::Filtered => Err(PassedOver::NothingForNat),
         Today::Invalid(_) => Err(PassedOver::StillInvalid),
     }
+}
+
+fn event(config: &Config, found: &Found, letter: &Letter) -> Event {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(origin(config, found, letter, None).to_string().as_bytes()).update(b"\n");
+    *hasher.update(found.value().unwrap_or_default()).finalize().as_bytes()
 }
 
 /// Where the event came from: the same as before, with the road that it takes now.

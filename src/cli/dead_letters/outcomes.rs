@@ -22,6 +22,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// Nothing settled for so long is worth a word.
 const LONGEST_STILL: Duration = Duration::from_secs(15);
 
+/// A partition of the queue, and an offset.
+pub type QueuePlace = (i32, i64);
+
 /// An event in the queue: by what its dead letter would be known, were it to become one again.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Sent {
@@ -80,7 +83,7 @@ impl Watch {
     pub fn wait(
         self,
         config: &Config,
-        sent: &BTreeMap<(i32, i64), Sent>,
+        sent: &BTreeMap<QueuePlace, Sent>,
         stopped: &Stopped,
     ) -> Result<Option<Outcomes>, CommandError> {
         let settled = wait_until_settled(config, sent, stopped)?;
@@ -88,26 +91,31 @@ impl Watch {
         if !settled {
             return Ok(None);
         }
-        let delivered = since(self.delivered, again(&config.topics.delivered)?);
-        let letters = since(self.letters, again(&config.topics.dead_letter)?);
-        let Some((delivered, unreadable)) = accepted(config, delivered, sent, stopped).map_err(CommandError::told)?
+        let delivered = since(&self.delivered, again(&config.topics.delivered)?);
+        let letters = since(&self.letters, again(&config.topics.dead_letter)?);
+        let Some((accepted, unreadable)) = accepted(config, delivered, sent, stopped).map_err(CommandError::told)?
         else {
             return Ok(None);
         };
-        let expected: BTreeSet<&Sent> = sent.values().collect();
-        let mut dead = BTreeSet::new();
+        // Of one event there may be several in the queue, another redrive's too: each is one letter at most.
+        let mut awaited: BTreeMap<&Sent, u64> = BTreeMap::new();
+        for (_, sent) in sent.iter().filter(|(place, _)| !accepted.contains(place)) {
+            *awaited.entry(sent).or_insert(0) += 1;
+        }
+        let mut dead_again = 0;
         let all = scan::read(config, letters, "reading outcomes", stopped, |found| {
             if let Kind::Letter(letter) = &found.kind {
                 let source = letter.origin.as_ref().map(ToString::to_string).unwrap_or_default();
                 let again = Sent { source, redrives: letter.redrives };
-                if expected.contains(&again) {
-                    dead.insert(again);
+                if let Some(left) = awaited.get_mut(&again).filter(|left| **left > 0) {
+                    *left -= 1;
+                    dead_again += 1;
                 }
             }
             Ok(ControlFlow::Continue(()))
         })?;
         let outcomes = || {
-            let (delivered, dead_again) = (delivered, dead.len() as u64);
+            let delivered = accepted.len() as u64;
             let duplicate_or_filtered = (sent.len() as u64).saturating_sub(delivered + dead_again);
             Outcomes { delivered, dead_again, duplicate_or_filtered, unreadable }
         };
@@ -118,7 +126,7 @@ impl Watch {
 /// Each has been settled when the deliver group has committed beyond it, whichever instance did it.
 fn wait_until_settled(
     config: &Config,
-    sent: &BTreeMap<(i32, i64), Sent>,
+    sent: &BTreeMap<QueuePlace, Sent>,
     stopped: &Stopped,
 ) -> Result<bool, CommandError> {
     let place = |partition: i32| -> TopicPartition { (config.topics.queue.clone(), partition) };
@@ -131,7 +139,7 @@ fn wait_until_settled(
     while !stopped.is_so() {
         match group.committed(&places) {
             Ok(committed) => {
-                let is_settled = |(partition, offset): &&(i32, i64)| {
+                let is_settled = |(partition, offset): &&QueuePlace| {
                     committed.get(&place(*partition)).is_some_and(|next| next > offset)
                 };
                 let settled = sent.keys().filter(is_settled).count();
@@ -158,20 +166,20 @@ fn wait_until_settled(
 }
 
 /// What has been written between two looks.
-fn since(before: Vec<Range>, now: Vec<Range>) -> Vec<Range> {
+pub fn since(before: &[Range], now: Vec<Range>) -> Vec<Range> {
     let begin = |place: &TopicPartition| before.iter().find(|range| range.place == *place).map(|range| range.end);
     now.into_iter()
         .map(|range| Range { begin: begin(&range.place).unwrap_or(range.begin).max(range.begin), ..range })
         .collect()
 }
 
-/// How many of them the changelog says were accepted, and how many of its records nobody here can read.
+/// Which of them the changelog says were accepted, and how many of its records nobody here can read.
 fn accepted(
     config: &Config,
     ranges: Vec<Range>,
-    sent: &BTreeMap<(i32, i64), Sent>,
+    sent: &BTreeMap<QueuePlace, Sent>,
     stopped: &Stopped,
-) -> Result<Option<(u64, u64)>, KafkaProblem> {
+) -> Result<Option<(BTreeSet<QueuePlace>, u64)>, KafkaProblem> {
     let mut reader = RangeReader::new(config, ranges)?;
     let (mut accepted, mut unreadable) = (BTreeSet::new(), 0);
     let given_up = dedup::Kind::Engage { value: dedup::Kind::IN_DOUBT };
@@ -192,7 +200,7 @@ fn accepted(
                 }
             }
             Next::Idle => {}
-            Next::End => return Ok(Some((accepted.len() as u64, unreadable))),
+            Next::End => return Ok(Some((accepted, unreadable))),
         }
     }
     Ok(None)

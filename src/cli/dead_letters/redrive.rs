@@ -14,9 +14,9 @@ use jiff::Timestamp;
 use rdkafka::message::{Header, OwnedHeaders};
 use serde_json::json;
 
-use super::choice::{Choice, Chosen, Counts, PassedOver, Taken, count, origin};
+use super::choice::{Choice, Chosen, Counts, PassedOver, Taken, count, origin, sendable};
 use super::notes::Notes;
-use super::outcomes::{Outcomes, Sent, Watch};
+use super::outcomes::{Outcomes, QueuePlace, Sent, Watch};
 use super::scan::{self, Found, Place};
 use super::told_since::EngageEvent;
 use super::{FilterArgs, prepare};
@@ -25,11 +25,11 @@ use crate::cli::table::{number, printable};
 use crate::cli::time::{horizon, well_behind};
 use crate::cli::{CommandError, STOPPED, SettingsArgs, Stopped, interruptible};
 use crate::config::Config;
-use crate::dead_letter::record::{Sendable, Today, today};
+use crate::dead_letter::record::Sendable;
 use crate::dead_letter::{Filter, Kind};
-use crate::dedup::DedupKey;
 use crate::enqueue::{Enqueue, Enqueued, Entry};
-use crate::kafka::{Headers, Next, Range, RangeReader};
+use crate::kafka::{self, Headers, Next, Range, RangeReader};
+use crate::suppress::SuppressList;
 
 /// Put them into the queue again, so that they are sent to Nat.app
 #[derive(Debug, Args)]
@@ -37,9 +37,11 @@ use crate::kafka::{Headers, Next, Range, RangeReader};
     nat-destination dead-letters redrive --config nat-destination.toml --reason rejected --since 2d --dry-run\n  \
     nat-destination dead-letters redrive --config nat-destination.toml --reason rejected --since 2d --rate 50 --wait\n\n\
     Takes what is there at its start. It can be stopped (Ctrl-C) and run again: what was taken is noted in the dead-letter\n\
-    topic, and passed over. Two at a time do no harm: what both take is sent once, since the contact's day is used up.\n\
-    Passed over as well: what is still invalid by today's rules, what another tool wrote, what does not stand in the topic\n\
-    whole, what was redriven --max-redrives times already, and Engage's events older than the value that Nat.app has.\n\n\
+    topic, and passed over. Two at a time do no harm: what both take is delivered once, since the contact's day is used up;\n\
+    and where it is rejected again, twice, the next redrive takes one of the two letters and notes both.\n\
+    Passed over as well: what is still invalid or filtered by today's settings, what another tool wrote, what does not stand\n\
+    in the topic whole, what was redriven --max-redrives times already, and Engage's events older than the value that\n\
+    Nat.app has or that waits for it.\n\n\
     Of a dead letter older than dedup.retention the contact's day may have been delivered by another event since, and been\n\
     forgotten: it is told how many that are, and nothing is sent without --allow-redelivery. What becomes so old while it\n\
     runs is passed over.\n\n\
@@ -70,10 +72,14 @@ pub struct RedriveArgs {
 }
 
 pub async fn run(args: RedriveArgs) -> Result<ExitCode, CommandError> {
-    let (config, filter) = match prepare(&args.settings, args.filter)? {
+    let (mut config, filter) = match prepare(&args.settings, args.filter)? {
         Ok(prepared) => prepared,
         Err(code) => return Ok(code),
     };
+    if !args.dry_run {
+        let verified = kafka::verify_or_create(&config, false).await.map_err(CommandError::told)?;
+        config.topics.batch_bytes = verified.batch_bytes.unwrap_or(config.topics.batch_bytes);
+    }
     // It is fixed now: what becomes a dead letter again is not taken again by this run.
     let ranges = scan::ranges(&config, &filter).await?;
     let watch = if args.wait { Some(Watch::begin(&config).await?) } else { None };
@@ -85,6 +91,9 @@ pub async fn run(args: RedriveArgs) -> Result<ExitCode, CommandError> {
     print!("{}", if as_json { format!("{}\n", report.json(dry_run)) } else { report.words(dry_run) });
     if report.stopped {
         eprintln!("{}", report.how_to_go_on());
+    }
+    if let Some(error) = report.failed {
+        return Err(error);
     }
     Ok(if report.stopped { ExitCode::from(STOPPED) } else { ExitCode::SUCCESS })
 }
@@ -105,7 +114,9 @@ fn redrive(
     watch: Option<Watch>,
     stopped: &Stopped,
 ) -> Result<Option<Report>, CommandError> {
-    let mut choice = Choice::new(config, options.max_redrives, Timestamp::now());
+    let list = config.suppress_file.as_deref().map(SuppressList::read).transpose().map_err(CommandError::told)?;
+    let list = list.unwrap_or_default();
+    let mut choice = Choice::new(config, &list, options.max_redrives, Timestamp::now());
     let all = scan::select(config, filter, ranges.clone(), "reading", stopped, |found| {
         choice.decide(&found);
         Ok(ControlFlow::Continue(()))
@@ -124,12 +135,9 @@ fn redrive(
     ask_for_leave(config, &chosen, horizon, options.allow_redelivery)?;
     // What was counted in advance is counted anew: the rules look at the clock.
     let mut report = Report { events: 0, items_left: Counts::new(), ..Report::of(chosen) };
-    let mut sending = Sending::new(config, options, watch.is_some())?;
-    sending.run(&ranges, &mut report, stopped)?;
-    if let Some(watch) = watch {
-        report.outcomes = watch.wait(config, &sending.sent, stopped)?;
-        report.stopped |= report.outcomes.is_none();
-    }
+    let mut sending = Sending::new(config, &list, options, watch.is_some())?;
+    // What was done until then is told all the same.
+    report.failed = sending.finished(&ranges, &mut report, watch, stopped).err();
     Ok(Some(report))
 }
 
@@ -166,20 +174,45 @@ struct UnderWay {
 /// The second reading.
 struct Sending<'a> {
     config: &'a Config,
+    list: &'a SuppressList,
     options: &'a Options,
     queue: Enqueue<(Place, Option<Sent>)>,
     notes: Notes,
     under_way: BTreeMap<Place, UnderWay>,
     /// Where somebody waits for what comes of them: the queue's places.
     waits: bool,
-    sent: BTreeMap<(i32, i64), Sent>,
+    sent: BTreeMap<QueuePlace, Sent>,
 }
 
 impl<'a> Sending<'a> {
-    fn new(config: &'a Config, options: &'a Options, waits: bool) -> Result<Sending<'a>, CommandError> {
+    fn new(
+        config: &'a Config,
+        list: &'a SuppressList,
+        options: &'a Options,
+        waits: bool,
+    ) -> Result<Sending<'a>, CommandError> {
         let queue = Enqueue::new(config, options.rate).map_err(CommandError::told)?;
         let notes = Notes::new(config).map_err(CommandError::told)?;
-        Ok(Sending { config, options, queue, notes, under_way: BTreeMap::new(), waits, sent: BTreeMap::new() })
+        Ok(Sending { config, list, options, queue, notes, under_way: BTreeMap::new(), waits, sent: BTreeMap::new() })
+    }
+
+    /// All of it, and what came of them if somebody waits for that.
+    fn finished(
+        &mut self,
+        ranges: &[Range],
+        report: &mut Report,
+        watch: Option<Watch>,
+        stopped: &Stopped,
+    ) -> Result<(), CommandError> {
+        let sent = self.run(ranges, report, stopped);
+        // What was sent before an error is noted as well.
+        let noted = self.finish(report);
+        sent.and(noted)?;
+        if let Some(watch) = watch {
+            report.outcomes = watch.wait(self.config, &self.sent, stopped)?;
+            report.stopped |= report.outcomes.is_none();
+        }
+        Ok(())
     }
 
     fn run(&mut self, ranges: &[Range], report: &mut Report, stopped: &Stopped) -> Result<(), CommandError> {
@@ -187,10 +220,7 @@ impl<'a> Sending<'a> {
         let mut reader = RangeReader::new(self.config, narrowed(ranges, &chosen)).map_err(CommandError::told)?;
         let mut progress = Progress::new("redrive", "dead letters", chosen.len() as u64);
         let mut done = 0;
-        report.stopped = loop {
-            if stopped.is_so() {
-                break true;
-            }
+        while !stopped.is_so() {
             match reader.next().map_err(CommandError::told)? {
                 Next::Record(message) => {
                     let found = Found::new(message);
@@ -200,12 +230,20 @@ impl<'a> Sending<'a> {
                     }
                 }
                 Next::Idle => {}
-                Next::End => break false,
+                Next::End => {
+                    report.pass_over(PassedOver::Gone, chosen.len() as u64 - done);
+                    return Ok(());
+                }
             }
             let acknowledged = self.queue.acknowledged().map_err(CommandError::told)?;
             self.note(acknowledged, report)?;
             progress.at(done);
-        };
+        }
+        report.stopped = true;
+        Ok(())
+    }
+
+    fn finish(&mut self, report: &mut Report) -> Result<(), CommandError> {
         let rest = self.queue.finish().map_err(CommandError::told)?;
         self.note(rest, report)?;
         self.notes.finish().map_err(CommandError::told)
@@ -216,25 +254,29 @@ impl<'a> Sending<'a> {
         // The clock has gone on since the first reading: it may be too old by now, and a timestamp out of range.
         let now = Timestamp::now();
         if !self.options.allow_redelivery && found.at() < horizon(self.config.dedup_retention, now) {
-            report.pass_over(PassedOver::Forgettable);
+            report.pass_over(PassedOver::Forgettable, 1);
             return Ok(());
         }
-        let (mut events, invalid) = match today(&self.config.rules, found.value(), letter.is_event, now) {
-            Today::Events(events, invalid) => (events, invalid),
-            Today::Filtered | Today::Invalid(_) => (Vec::new(), 0),
+        let (mut events, invalid) = match sendable(self.config, self.list, found, letter, now) {
+            Ok(sendable) => sendable,
+            Err(why) => {
+                report.pass_over(why, 1);
+                return Ok(());
+            }
         };
+        let engage = |sent: &Sendable<'_>| EngageEvent::of(&sent.key, &origin(self.config, found, letter, sent.item));
+        if events.iter().any(|sent| engage(sent).is_some()) {
+            report.chosen.told.look_again(self.config, stopped)?;
+        }
         let all = events.len();
-        let is_told = |key: &DedupKey, item| {
-            let event = EngageEvent::of(key, &origin(self.config, found, letter, item));
-            event.is_some_and(|event| report.chosen.told.holds(&event))
-        };
-        events.retain(|sent| !is_told(&sent.key, sent.item));
+        events.retain(|sent| !engage(sent).is_some_and(|event| report.chosen.told.holds(&event)));
         if events.is_empty() {
-            report.pass_over(PassedOver::StillInvalid);
+            report.pass_over(PassedOver::ToldSince, 1);
             return Ok(());
         }
         count(&mut report.items_left, PassedOver::StillInvalid, invalid);
         count(&mut report.items_left, PassedOver::ToldSince, (all - events.len()) as u64);
+        events.iter().filter_map(engage).for_each(|event| report.chosen.told.add_waiting(&event));
         let place = found.place();
         self.under_way.insert(place, UnderWay { left: events.len(), reason, too_large: false });
         for Sendable { email, event, item, .. } in events {
@@ -246,7 +288,6 @@ impl<'a> Sending<'a> {
             let sent = self.waits.then(|| Sent { source: origin.to_string(), redrives: letter.redrives + 1 });
             let entry = Entry { email: &email, event: &event, headers: owned(&letter.original), origin: &origin };
             self.queue.send(entry, (place, sent)).map_err(CommandError::told)?;
-            report.events += 1;
         }
         Ok(())
     }
@@ -258,6 +299,7 @@ impl<'a> Sending<'a> {
         report: &mut Report,
     ) -> Result<(), CommandError> {
         for Enqueued { token: (place, sent), place: queued } in acknowledged {
+            report.events += u64::from(queued.is_some());
             if let (Some(queued), Some(sent)) = (queued, sent) {
                 self.sent.insert(queued, sent);
             }
@@ -270,10 +312,13 @@ impl<'a> Sending<'a> {
             let Some(UnderWay { reason, too_large, .. }) = self.under_way.remove(&place) else { continue };
             if too_large {
                 // Not noted: once the topic takes more, it can be redriven.
-                report.pass_over(PassedOver::TooLarge);
-            } else {
-                *report.redriven.entry(reason).or_insert(0) += 1;
-                self.notes.write(place).map_err(CommandError::told)?;
+                report.pass_over(PassedOver::TooLarge, 1);
+                continue;
+            }
+            *report.redriven.entry(reason).or_insert(0) += 1;
+            let copies = report.chosen.copies.get(&place).into_iter().flatten();
+            for letter in copies.chain([&place]) {
+                self.notes.write(*letter).map_err(CommandError::told)?;
             }
         }
         self.notes.acknowledged().map_err(CommandError::told)
@@ -311,6 +356,8 @@ struct Report {
     items_left: Counts,
     outcomes: Option<Outcomes>,
     stopped: bool,
+    /// Why it was not done.
+    failed: Option<CommandError>,
 }
 
 impl Report {
@@ -325,10 +372,10 @@ impl Report {
         }
     }
 
-    /// One of those chosen, after all.
-    fn pass_over(&mut self, why: PassedOver) {
-        self.wanted -= 1;
-        count(&mut self.passed_over, why, 1);
+    /// Of those chosen, after all.
+    fn pass_over(&mut self, why: PassedOver, letters: u64) {
+        self.wanted -= letters;
+        count(&mut self.passed_over, why, letters);
     }
 
     /// Letters that were redriven, or would be.

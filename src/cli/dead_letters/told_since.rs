@@ -1,19 +1,29 @@
-//! Which Engage values Nat.app was told after a dead letter's event: a redrive must not bring an older one back. Dedup knows
-//! that within one source partition, and is left to it there; of two partitions only the times tell.
+//! Which Engage values Nat.app was told after a dead letter's event, or will be told, since they wait in the queue: a redrive
+//! must not bring an older one back. Dedup knows that within one source partition, and is left to it there; of two partitions
+//! only the times tell.
 
 use std::collections::{BTreeMap, HashMap};
+use std::time::{Duration, Instant};
 
-use rdkafka::message::Message;
+use jiff::Timestamp;
+use rdkafka::message::{Message, OwnedMessage};
 use tokio::runtime::Handle;
 
+use super::outcomes::since;
+use crate::cli::progress::Progress;
 use crate::cli::replay::{each_record, engage_values};
 use crate::cli::{CommandError, Stopped};
 use crate::config::Config;
 use crate::dead_letter::Origin;
 use crate::dedup::{DedupKey, Delivered, Key, Kind, Place};
-use crate::kafka::{self, Range, headers_of};
+use crate::kafka::{self, KafkaProblem, Next, Range, RangeReader, headers_of};
+use crate::poison::contained;
+use crate::segment::{self, Outcome};
 
-/// An Engage event of a dead letter.
+/// How often it is looked at what has come into the queue: a million letters are to cost little.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// An Engage event of a dead letter, or of the queue.
 #[derive(Debug, Clone, Copy)]
 pub struct EngageEvent {
     pub key: Key,
@@ -26,6 +36,27 @@ impl EngageEvent {
     pub fn of(key: &DedupKey, origin: &Origin<'_>) -> Option<EngageEvent> {
         let event = EngageEvent { key: key.key, place: place_of(origin), timestamp: origin.timestamp };
         (key.kind != Kind::Visit).then_some(event)
+    }
+
+    /// What a record of the queue holds, if it is one.
+    fn queued(config: &Config, record: &OwnedMessage, now: Timestamp) -> Option<EngageEvent> {
+        let value = record.payload()?;
+        let Ok(Outcome::Identify(identify)) = contained(|| segment::classify(&config.rules, value, now)) else {
+            return None;
+        };
+        let key = DedupKey::of(&identify, config.rules.engage);
+        // What something else put there has its place in the queue alone, as dedup has it.
+        let unknown = || Origin {
+            topic: "".into(),
+            partition: record.partition(),
+            offset: record.offset(),
+            timestamp: record.timestamp().to_millis().unwrap_or_default(),
+            key: None,
+            item: None,
+            road: None,
+        };
+        let origin = record.headers().map(headers_of).and_then(|headers| Origin::of(&headers));
+        EngageEvent::of(&key, &origin.unwrap_or_else(unknown))
     }
 }
 
@@ -45,11 +76,20 @@ struct Accepted {
     at: i64,
 }
 
-#[derive(Debug, Default)]
-pub struct ToldSince(HashMap<Key, Accepted>);
+#[derive(Debug, Clone, Default)]
+pub struct ToldSince {
+    /// The keys that are asked for, each with the time of its oldest letter's event.
+    oldest: HashMap<Key, i64>,
+    accepted: HashMap<Key, Accepted>,
+    /// Of what was not settled at the first look, or came in after it: source partitions, each with its youngest event's time.
+    waiting: HashMap<Key, Vec<(u64, i64)>>,
+    /// How far the queue has been looked at, and when.
+    queue: Vec<Range>,
+    looked: Option<Instant>,
+}
 
 impl ToldSince {
-    /// Looks for what was accepted of the keys of these events. Blocking.
+    /// Looks for what was accepted of the keys of these events, and for what waits. Blocking.
     ///
     /// # Errors
     /// When the topics cannot be read.
@@ -66,19 +106,86 @@ impl ToldSince {
         if oldest.is_empty() {
             return Ok(ToldSince::default());
         }
+        let looked = Some(Instant::now());
+        // Before the ends: what is settled meanwhile is then found as delivered.
+        let settled = Handle::current().block_on(settled(config)).map_err(CommandError::told)?;
+        let queue = whole(config, &config.topics.queue)?;
         let mut accepted = accepted(config, |key| oldest.contains_key(key), stopped)?;
         // An event is older than its acceptance, so that these alone may be younger than a letter's.
         accepted.retain(|key, accepted| oldest.get(key).is_some_and(|oldest| accepted.at > *oldest));
         age(config, &mut accepted, stopped)?;
-        Ok(ToldSince(accepted))
+        let mut told = ToldSince { oldest, accepted, queue: queue.clone(), looked, ..ToldSince::default() };
+        told.read(config, since(&settled, queue), true, stopped).map_err(CommandError::told)?;
+        Ok(told)
     }
 
-    /// Whether Nat.app was told a younger value than this one, which comes from another partition.
-    pub fn holds(&self, event: &EngageEvent) -> bool {
-        let is_younger =
-            |accepted: &Accepted| accepted.place.source != event.place.source && accepted.at > event.timestamp;
-        self.0.get(&event.key).is_some_and(is_younger)
+    /// Looks at what has come into the queue since the last look, if that is a while ago. What was accepted meanwhile has been
+    /// there, or was waiting at the first look. Blocking.
+    ///
+    /// # Errors
+    /// When the queue cannot be read.
+    pub fn look_again(&mut self, config: &Config, stopped: &Stopped) -> Result<(), CommandError> {
+        if self.looked.is_none_or(|looked| looked.elapsed() < LOOK_EVERY) {
+            return Ok(());
+        }
+        self.looked = Some(Instant::now());
+        let queue = whole(config, &config.topics.queue)?;
+        let before = std::mem::replace(&mut self.queue, queue.clone());
+        self.read(config, since(&before, queue), false, stopped).map_err(CommandError::told)
     }
+
+    fn read(
+        &mut self,
+        config: &Config,
+        ranges: Vec<Range>,
+        is_told: bool,
+        stopped: &Stopped,
+    ) -> Result<(), KafkaProblem> {
+        let (mut reader, now) = (RangeReader::new(config, ranges)?, Timestamp::now());
+        let mut progress = is_told.then(|| Progress::new("reading what waits", "records", reader.total()));
+        while !stopped.is_so() {
+            match reader.next()? {
+                Next::Record(record) => {
+                    EngageEvent::queued(config, &record, now).iter().for_each(|event| self.add_waiting(event));
+                }
+                Next::Idle => {}
+                Next::End => break,
+            }
+            progress.iter_mut().for_each(|progress| progress.at(reader.done()));
+        }
+        Ok(())
+    }
+
+    /// This event is in the queue, or comes into it now.
+    pub fn add_waiting(&mut self, event: &EngageEvent) {
+        let EngageEvent { key, place: Place { source, .. }, timestamp } = *event;
+        if self.oldest.get(&key).is_none_or(|oldest| timestamp <= *oldest) {
+            return;
+        }
+        let sources = self.waiting.entry(key).or_default();
+        match sources.iter_mut().find(|(other, _)| *other == source) {
+            Some((_, at)) => *at = timestamp.max(*at),
+            None => sources.push((source, timestamp)),
+        }
+    }
+
+    /// Whether Nat.app was told a younger value than this one, which comes from another partition, or will be.
+    pub fn holds(&self, event: &EngageEvent) -> bool {
+        let is_younger = |source: u64, at: i64| source != event.place.source && at > event.timestamp;
+        let accepted = self.accepted.get(&event.key);
+        let mut waiting = self.waiting.get(&event.key).into_iter().flatten();
+        accepted.is_some_and(|accepted| is_younger(accepted.place.source, accepted.at))
+            || waiting.any(|(source, at)| is_younger(*source, *at))
+    }
+}
+
+/// Of each partition of the queue, what the service has settled.
+async fn settled(config: &Config) -> Result<Vec<Range>, KafkaProblem> {
+    let places = kafka::partitions(config, &config.topics.queue).await?;
+    let deadline = tokio::time::Instant::now() + 3 * config.kafka.timeout;
+    let ask = || kafka::committed(config, &config.topics.deliver_group, places.clone());
+    let committed = kafka::patiently(Some(deadline), ask).await?;
+    Ok(committed.into_iter().map(|(place, end)| Range { place, begin: 0, end }).collect())
 }
 
 /// The last acceptance of each key that is wanted. What was given up was not accepted: the one before it counts.
