@@ -4,9 +4,10 @@
 
 use std::collections::HashSet;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use tokio::sync::watch;
 
@@ -176,12 +177,27 @@ impl Suppressed {
     }
 }
 
-/// What tells one content of a file from another: when it was written, and its length. `None`: it is not there.
-type Stamp = Option<(SystemTime, u64)>;
+/// What tells one content of a file from another. Length and time of writing alone do not: hashes are all of one length, and
+/// rsync, cp -p and image layers set the time. Which file it is, and when that was last touched in any way, nobody sets.
+/// `None`: it is not there.
+type Stamp = Option<Touched>;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Touched {
+    length: u64,
+    file: (u64, u64),
+    written: (i64, i64),
+    changed: (i64, i64),
+}
 
 fn stamp(path: &Path) -> Stamp {
     let found = fs::metadata(path).ok()?;
-    Some((found.modified().ok()?, found.len()))
+    Some(Touched {
+        length: found.len(),
+        file: (found.dev(), found.ino()),
+        written: (found.mtime(), found.mtime_nsec()),
+        changed: (found.ctime(), found.ctime_nsec()),
+    })
 }
 
 struct File {
@@ -299,5 +315,35 @@ mod tests {
         looks([None, Some(1), None], 0);
         fs::remove_file(&path).expect("removed");
         looks([None, None, None], 1);
+    }
+
+    #[test]
+    fn a_list_of_the_same_length_and_time_is_taken_in_place_or_renamed_over_the_old_one() {
+        let directory = std::env::temp_dir();
+        let named = |name| directory.join(format!("nat-destination-{name}-{}", std::process::id()));
+        let (path, new) = (named("suppress-same"), named("suppress-same-new"));
+        let time = std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
+        let write = |path: &Path, email: &str| {
+            fs::write(path, Contact::of(email).whole()).expect("written");
+            fs::File::options()
+                .write(true)
+                .open(path)
+                .and_then(|file| file.set_modified(time))
+                .expect("its time is set");
+        };
+        write(&path, ADA);
+        let first = stamp(&path);
+        let metrics = Metrics::new().expect("a sound catalogue");
+        let mut file = File { path: path.clone(), taken: first, seen: first, problem: None, metrics };
+        let mut taken = |email: &str| {
+            let found: Vec<_> = (0..3).filter_map(|_| file.look()).collect();
+            assert!(matches!(&found[..], [list] if list.holds(&Contact::of(email))), "{email}: {found:?}");
+        };
+        write(&new, "bob@example.com");
+        fs::rename(&new, &path).expect("renamed");
+        taken("bob@example.com");
+        write(&path, "eve@example.com");
+        taken("eve@example.com");
+        fs::remove_file(&path).expect("removed");
     }
 }
