@@ -217,7 +217,7 @@ impl File {
         let now = stamp(&self.path);
         // One that is just being written is not whole yet: it is taken when it has stayed as it is for one look.
         let still = std::mem::replace(&mut self.seen, now) == now;
-        // One that is wrong is read until it is right: a mended permission changes nothing that the stamp tells.
+        // One that is wrong is read until it is right: mended permissions of its directory change nothing that the stamp tells.
         if !still || (now == self.taken && self.problem.is_none()) {
             return None;
         }
@@ -306,7 +306,7 @@ mod tests {
         looks([None, Some(2), None], 0);
         fs::write(&path, "who?").expect("written");
         looks([None, None, None], 1);
-        // As when its permissions are mended: the same stamp, and it can be read now.
+        // It is away, and comes back mended.
         let away = path.with_extension("away");
         fs::rename(&path, &away).expect("renamed");
         looks([None, None, None], 1);
@@ -342,7 +342,11 @@ mod tests {
         write(&new, "bob@example.com");
         fs::rename(&new, &path).expect("renamed");
         taken("bob@example.com");
-        write(&path, "eve@example.com");
+        let before = stamp(&path);
+        // A file system's clock ticks every few milliseconds only.
+        while stamp(&path) == before {
+            write(&path, "eve@example.com");
+        }
         taken("eve@example.com");
         fs::remove_file(&path).expect("removed");
     }
