@@ -4,6 +4,7 @@
 //! rules that they go by are pure and lie below: [`segment`], [`dedup`], [`nat`]. [`service`] starts both together, and
 //! [`cli`] is what users type.
 
+pub mod address;
 pub mod admin;
 pub mod cli;
 pub mod config;

@@ -4,9 +4,10 @@
 
 use std::collections::HashSet;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use tokio::sync::watch;
 
@@ -176,12 +177,27 @@ impl Suppressed {
     }
 }
 
-/// What tells one content of a file from another: when it was written, and its length. `None`: it is not there.
-type Stamp = Option<(SystemTime, u64)>;
+/// What tells one content of a file from another. Length and time of writing alone do not: hashes are all of one length, and
+/// rsync, cp -p and image layers set the time. Which file it is, and when that was last touched in any way, nobody sets.
+/// `None`: it is not there.
+type Stamp = Option<Touched>;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Touched {
+    length: u64,
+    file: (u64, u64),
+    written: (i64, i64),
+    changed: (i64, i64),
+}
 
 fn stamp(path: &Path) -> Stamp {
     let found = fs::metadata(path).ok()?;
-    Some((found.modified().ok()?, found.len()))
+    Some(Touched {
+        length: found.len(),
+        file: (found.dev(), found.ino()),
+        written: (found.mtime(), found.mtime_nsec()),
+        changed: (found.ctime(), found.ctime_nsec()),
+    })
 }
 
 struct File {
@@ -201,7 +217,7 @@ impl File {
         let now = stamp(&self.path);
         // One that is just being written is not whole yet: it is taken when it has stayed as it is for one look.
         let still = std::mem::replace(&mut self.seen, now) == now;
-        // One that is wrong is read until it is right: a mended permission changes nothing that the stamp tells.
+        // One that is wrong is read until it is right: mended permissions of its directory change nothing that the stamp tells.
         if !still || (now == self.taken && self.problem.is_none()) {
             return None;
         }
@@ -290,7 +306,7 @@ mod tests {
         looks([None, Some(2), None], 0);
         fs::write(&path, "who?").expect("written");
         looks([None, None, None], 1);
-        // As when its permissions are mended: the same stamp, and it can be read now.
+        // It is away, and comes back mended.
         let away = path.with_extension("away");
         fs::rename(&path, &away).expect("renamed");
         looks([None, None, None], 1);
@@ -299,5 +315,39 @@ mod tests {
         looks([None, Some(1), None], 0);
         fs::remove_file(&path).expect("removed");
         looks([None, None, None], 1);
+    }
+
+    #[test]
+    fn a_list_of_the_same_length_and_time_is_taken_in_place_or_renamed_over_the_old_one() {
+        let directory = std::env::temp_dir();
+        let named = |name| directory.join(format!("nat-destination-{name}-{}", std::process::id()));
+        let (path, new) = (named("suppress-same"), named("suppress-same-new"));
+        let time = std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
+        let write = |path: &Path, email: &str| {
+            fs::write(path, Contact::of(email).whole()).expect("written");
+            fs::File::options()
+                .write(true)
+                .open(path)
+                .and_then(|file| file.set_modified(time))
+                .expect("its time is set");
+        };
+        write(&path, ADA);
+        let first = stamp(&path);
+        let metrics = Metrics::new().expect("a sound catalogue");
+        let mut file = File { path: path.clone(), taken: first, seen: first, problem: None, metrics };
+        let mut taken = |email: &str| {
+            let found: Vec<_> = (0..3).filter_map(|_| file.look()).collect();
+            assert!(matches!(&found[..], [list] if list.holds(&Contact::of(email))), "{email}: {found:?}");
+        };
+        write(&new, "bob@example.com");
+        fs::rename(&new, &path).expect("renamed");
+        taken("bob@example.com");
+        let before = stamp(&path);
+        // A file system's clock ticks every few milliseconds only.
+        while stamp(&path) == before {
+            write(&path, "eve@example.com");
+        }
+        taken("eve@example.com");
+        fs::remove_file(&path).expect("removed");
     }
 }

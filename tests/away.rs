@@ -64,15 +64,13 @@ fn status_tells_which_partitions_have_no_leader_and_the_lag_of_the_others() {
         serde_json::from_slice::<Value>(&output.stdout).expect("JSON")
     };
     let mut told = Value::Null;
-    // The others have to notice first.
-    world.wait("it is told", || {
+    let topics = [world.source.clone(), world.topic("queue")];
+    // The others have to notice first, of one topic after the other.
+    world.wait("both are told", || {
         told = status();
-        told["problems"].to_string().contains("has no leader")
+        let problems = told["problems"].to_string();
+        topics.iter().all(|topic| problems.contains(&format!("partition 1 of {topic} has no leader")))
     });
-    let problems = told["problems"].to_string();
-    for topic in [&world.source, &world.topic("queue")] {
-        assert!(problems.contains(&format!("partition 1 of {topic} has no leader")), "{problems}");
-    }
     let events = |of: &str| [0, 1].map(|partition| told[of][partition]["events"].as_u64());
     assert_eq!((events("source"), events("queue")), ([Some(1), None], [Some(0), None]), "{told}");
     kafka.restart(3);

@@ -55,6 +55,16 @@ fn report(path: &Path) -> Vec<Value> {
 }
 
 #[test]
+fn an_address_in_a_files_name_comes_into_no_header() {
+    let world = world();
+    let path = world.path("ada@example.com.jsonl");
+    done(&backfill(&world, &[&write(&path, lines(0..1).as_bytes())]));
+    let queued = world.queued_by("backfill");
+    let source = queued[0].header("nat.source").expect("an origin");
+    assert!(source.starts_with("backfill:(redacted):") && !source.contains("ada"), "{source}");
+}
+
+#[test]
 fn a_backfill_delivers_a_file_gzip_and_zstd_too() {
     let world = world();
     let batch = format!(r#"{{"batch":[{},{{"type":"page"}}]}}"#, lines(30..31).trim());

@@ -172,8 +172,23 @@ fn a_forgotten_contact_is_delivered_again_after_a_restart() {
     assert_eq!(again(), (4, 1));
     let output = tool(&world, "forget", &["--contact", "nobody@example.com", "--json"]);
     let told: Value = serde_json::from_slice(&output.stdout).expect("JSON");
-    assert_eq!(told["forgotten"], true);
+    assert_eq!(told["forgotten"], false, "there was nothing");
     assert!(list(&told["known"]["delivered"]).is_empty());
+}
+
+#[test]
+fn the_record_of_what_was_delivered_is_told_though_todays_rules_filter_it() {
+    let world = World::new();
+    world.event(0, &visit(ADA, 20));
+    world.run_until_caught_up(&[]);
+    let stricter = ["--set", "identify.oldest=2026-11-21"];
+    for day in [&[][..], &["--day", "2026-11-20"]] {
+        let told = words(&world, "explain", &[&["--contact", ADA], day, &stricter].concat());
+        assert!(told.contains("  2026-11-20  ") && told.contains(&world.source), "{told}");
+        assert!(!told.contains("the queue holds it no more") && !told.contains("settled"), "{told}");
+    }
+    let text = words(&world, "forget", &[&["--contact", ADA][..], &stricter].concat());
+    assert!(text.contains("1 entry") && text.contains("the visit of 2026-11-20"), "{text}");
 }
 
 #[test]

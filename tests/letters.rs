@@ -1,5 +1,7 @@
 //! Dead letters are seen, told apart and kept: `dead-letters` stats, list, show and export.
 
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::PathBuf;
 use std::process::Output;
 
 use base64::Engine;
@@ -118,7 +120,7 @@ fn a_reason_of_a_newer_version_is_a_filter_and_a_misspelt_one_is_told() {
         assert_eq!(code, Some(2), "{command:?} {said}");
         assert!(said.contains("--reason rejcted: no dead letter") && said.contains("did you mean rejected?"), "{said}");
     }
-    assert!(!world.path("letters.jsonl").exists() && !world.path("letters.jsonl.partial").exists());
+    assert!(!world.path("letters.jsonl").exists() && partial(&world).is_empty());
     assert_eq!(world.read(&world.topic("queue")).len(), 2);
     assert_eq!(lines(&world, &["list", "--reason", "poison"]).len(), 0);
 }
@@ -217,6 +219,134 @@ fn filters_choose_what_is_listed_and_redriven() {
     assert_eq!(world.accepted_days(), [day("bob@example.com")]);
 }
 
+fn error_of(world: &World, place: &str) -> String {
+    told(&dead_letters(world, &["show", place], &[])).1
+}
+
+#[test]
+fn personal_data_is_shown_only_with_reveal_wherever_it_stands() {
+    let world = World::with(1, rejecting(&["ada@example.com"]));
+    let event = r#"{"type":"identify","messageId":"ada%40example.com-17","timestamp":"2026-11-20T08:00:00Z",
+        "integrations":{"Intercom":{"user_hash":"7c1d","name":"Ada Lovelace","phone":"+41791234567"}},
+        "channel":"+41 79 123 45 67","version":"Ada Lovelace","traits":{"email":"ada@example.com","ada%40example.com":"x"}}"#;
+    world.produce(0, None, Some(event.as_bytes()), &[("ada%40example.com", Some(b"x")), ("x-trace", None)]);
+    world.run_until_caught_up(&[]);
+    let place = lines(&world, &["list"])[0]["place"].as_str().expect("a place").to_owned();
+    for format in [&["show", &place][..], &["show", &place, "--json"]] {
+        let shown = succeeded(dead_letters(&world, format, &[]));
+        for gone in ["ada", "Ada", "+41", "7c1d", "@", "%40"] {
+            assert!(!shown.contains(gone), "{gone} in {shown}");
+        }
+        assert!(shown.contains("Intercom") && shown.contains("x-trace"), "{shown}");
+    }
+}
+
+#[test]
+fn a_revealed_event_is_told_as_it_came() {
+    let world = World::with(1, rejecting(&["ada@example.com"]));
+    let event = ada().replacen('{', "{\"long\": 12345678901234567890123, \"price\":1.10,\n\"a\":1, \"a\":2,", 1);
+    world.event(0, &event);
+    world.run_until_caught_up(&[]);
+    let place = lines(&world, &["list"])[0]["place"].as_str().expect("a place").to_owned();
+    let words = succeeded(dead_letters(&world, &["show", &place, "--reveal"], &[]));
+    for line in event.lines() {
+        assert!(words.contains(line), "{line} in {words}");
+    }
+    let json = succeeded(dead_letters(&world, &["show", &place, "--reveal", "--json"], &[]));
+    assert!(json.contains(&event.replace('\n', " ")) && json.lines().count() == 1, "{json}");
+}
+
+#[test]
+fn a_batch_is_found_by_each_of_its_contacts() {
+    let world = World::with(1, Behaviour::default());
+    // In an envelope that no setting tells of: a dead letter as a whole.
+    let batch = format!(r#"{{"batch":[{},{}]}}"#, ada(), identify("bob@example.com", "2026-11-20T08:00:00Z", "m-bob"));
+    world.event(0, &format!(r#"{{"payload":{batch}}}"#));
+    world.run_until_caught_up(&[]);
+    assert_eq!(world.dead_letters().len(), 1);
+    let mended = ["source.envelope=payload"];
+    let count = |command: &[&str], email: &str| {
+        let arguments = [command, &["--contact", email]].concat();
+        succeeded(dead_letters(&world, &arguments, &mended)).lines().count()
+    };
+    for email in ["ada@example.com", "bob@example.com"] {
+        assert_eq!((count(&["list", "--json"], email), count(&["export", "-"], email)), (1, 1), "{email}");
+    }
+    assert_eq!(count(&["list", "--json"], "eve@example.com"), 0);
+    let report = dead_letters(&world, &["redrive", "--json", "--dry-run", "--contact", "bob@example.com"], &mended);
+    let report: Value = serde_json::from_str(&succeeded(report)).expect("JSON");
+    assert_eq!((&report["letters"], &report["events"]), (&json!(1), &json!(2)), "it is taken whole");
+}
+
+#[test]
+fn an_export_is_its_owners_alone_and_touches_no_file_but_its_own() {
+    let world = of_four_kinds();
+    let (file, theirs, secret) =
+        (world.path("letters.jsonl"), world.path("letters.jsonl.partial"), world.path("secret"));
+    let name = file.to_str().expect("text");
+    let export = |name: &str, options: &[&str]| dead_letters(&world, &[&["export", name], options].concat(), &[]);
+    let mode = |path: &PathBuf| std::fs::metadata(path).expect("there").permissions().mode() & 0o777;
+    std::fs::write(&secret, "keep").expect("written");
+    symlink(&secret, &theirs).expect("linked");
+    succeeded(export(name, &[]));
+    assert_eq!(mode(&file), 0o600);
+    std::fs::set_permissions(&file, PermissionsExt::from_mode(0o644)).expect("set");
+    succeeded(export(name, &["--force"]));
+    assert_eq!((mode(&file), std::fs::read_to_string(&secret).expect("there")), (0o600, "keep".to_owned()));
+    let (code, error) = told(&export(world.path("new").to_str().expect("text"), &["--reason", "rejcted"]));
+    assert_eq!(code, Some(2), "{error}");
+    assert_eq!(partial(&world), [theirs], "theirs stays, and none of its own");
+    // A link that leads nowhere, one that leads somewhere, and a device.
+    let (dangling, link) = (world.path("dangling"), world.path("link"));
+    symlink(world.path("nowhere"), &dangling).expect("linked");
+    symlink(&secret, &link).expect("linked");
+    for special in [dangling.to_str().expect("text"), link.to_str().expect("text"), "/dev/null"] {
+        for options in [&[][..], &["--force"]] {
+            let (code, error) = told(&export(special, options));
+            assert_eq!(code, Some(1), "{special} {error}");
+            assert!(error.contains("use - for standard output"), "{error}");
+        }
+    }
+    assert!(!world.path("nowhere").exists() && link.is_symlink());
+}
+
+#[test]
+fn list_and_export_tell_of_a_letter_alike() {
+    let world = of_four_kinds();
+    world.send(&world.topic("dead-letter"), Some(0), None, Some(b"theirs"), &[]);
+    world.flush();
+    let listed = lines(&world, &["list", "--oldest-first"]);
+    let mut exported = lines(&world, &["export", "-"]);
+    exported.sort_by_key(|letter| (letter["time"].to_string(), letter["place"].to_string()));
+    assert_eq!((listed.len(), exported.len()), (5, 5));
+    for row in &listed {
+        let letter = exported.iter().find(|letter| letter["place"] == row["place"]).expect("it is exported");
+        for (name, value) in row.as_object().expect("an object") {
+            assert_eq!(&letter[name], value, "{name}");
+        }
+        for name in ["answer", "attempts", "first_attempt", "last_attempt", "message", "headers", "key", "value"] {
+            assert!(letter.get(name).is_some(), "{name} in {letter}");
+        }
+    }
+}
+
+#[test]
+fn topics_that_were_never_made_are_told_with_what_makes_them() {
+    let world = World::new();
+    let contact = ["--contact", "ada@example.com"];
+    for command in [
+        &["dead-letters", "stats"][..],
+        &["dead-letters", "redrive"],
+        &["dead-letters", "show", "0:0"],
+        &["explain", contact[0], contact[1]],
+        &["forget", contact[0], contact[1]],
+    ] {
+        let (code, error) = told(&world.command(command, &[]).output().expect("it runs"));
+        assert_eq!(code, Some(1), "{command:?} {error}");
+        assert!(error.contains("it is missing; create it with: nat-destination topics create"), "{command:?} {error}");
+    }
+}
+
 #[test]
 fn show_masks_personal_data_unless_revealed_and_says_what_to_do() {
     let world = World::with(1, rejecting(&["ada@example.com"]));
@@ -236,7 +366,7 @@ fn show_masks_personal_data_unless_revealed_and_says_what_to_do() {
     }
     assert!(!shown.contains("ada"), "{shown}");
     let revealed = succeeded(dead_letters(&world, &["show", &place, "--reveal"], &[]));
-    for part in ["\"email\": \"ada@example.com\"", "ada-key", "trace: ada-trace"] {
+    for part in [event.as_str(), "ada-key", "trace: ada-trace"] {
         assert!(revealed.contains(part), "{part} in {revealed}");
     }
     let (partition, _) = place.split_once(':').expect("two numbers");
@@ -257,6 +387,7 @@ fn show_masks_personal_data_unless_revealed_and_says_what_to_do() {
         (Some("ada-key"), Some("ada@example.com"))
     );
     assert_eq!(json["headers"], json!([{"name": "trace", "value": "ada-trace"}]));
+    assert!(!error_of(&world, &format!("{partition}:9")).contains("gone"), "it never was there");
     let behind = format!("{partition}:9");
     for (wrong, code, said) in
         [(behind.as_str(), 1, "holds the offsets 0 to 0"), ("17:0", 1, "it has 0 to 2"), ("17", 2, "PARTITION:OFFSET")]
@@ -285,6 +416,12 @@ fn stats_count_by_reason_status_topic_and_day() {
     assert_eq!((&stats["letters"], &stats["redriven"]), (&json!(4), &json!(2)), "the notes are no letters");
     let words = succeeded(dead_letters(&world, &["stats"], &[]));
     assert!(words.starts_with("4 dead letters: 2 redriven, 2 open\n"), "{words}");
+}
+
+/// What exports have begun and not ended.
+fn partial(world: &World) -> Vec<PathBuf> {
+    let found = std::fs::read_dir(world.path("")).expect("a directory").map(|entry| entry.expect("an entry").path());
+    found.filter(|path| path.extension().is_some_and(|extension| extension == "partial")).collect()
 }
 
 /// The bytes that an exported field stands for.
@@ -330,12 +467,12 @@ fn an_export_holds_every_letter_byte_for_byte() {
     }
     succeeded(dead_letters(&world, &["export", name, "--force", "--reason", "rejected"], &[]));
     assert_eq!(std::fs::read_to_string(&file).expect("written").lines().count(), 1);
-    assert!(!world.path("letters.jsonl.partial").exists());
+    assert!(partial(&world).is_empty());
     let other = world.path("other.jsonl");
     let away = ["kafka.brokers=127.0.0.1:9", "kafka.timeout=1s"];
     let (code, error) = told(&dead_letters(&world, &["export", other.to_str().expect("text")], &away));
     assert_eq!(code, Some(1), "{error}");
-    assert!(!other.exists() && !world.path("other.jsonl.partial").exists());
+    assert!(!other.exists() && partial(&world).is_empty());
 }
 
 #[test]
@@ -353,7 +490,7 @@ fn what_only_looks_ends_cleanly_on_ctrl_c_and_says_that_nothing_was_changed() {
         assert_eq!((code, result.as_str()), (Some(130), ""), "{command:?}");
         assert_eq!(said, "stopped before everything was read; nothing was changed", "{command:?}");
     }
-    assert!(!file.exists() && !world.path("letters.jsonl.partial").exists(), "nothing is left behind");
+    assert!(!file.exists() && partial(&world).is_empty(), "nothing is left behind");
 }
 
 #[test]
@@ -370,17 +507,20 @@ fn an_export_that_is_stopped_keeps_what_it_has_and_says_so() {
         "kafka.properties.fetch.message.max.bytes=1",
         "kafka.properties.fetch.wait.max.ms=250",
     ];
-    let (file, partial) = (world.path("letters.jsonl"), world.path("letters.jsonl.partial"));
+    let file = world.path("letters.jsonl");
     let name = file.to_str().expect("text");
     let (code, result, said) = world.interrupted(&["dead-letters", "export", name], &slow, "export");
     assert_eq!((code, result.as_str()), (Some(130), ""), "{said}");
-    let kept = std::fs::read_to_string(&partial).expect("written").lines().count();
+    let [left] = &partial(&world)[..] else { panic!("one file is left: {said}") };
+    let kept = std::fs::read_to_string(left).expect("written").lines().count();
     assert!((1..40).contains(&kept), "{kept}");
     let told = format!(
-        "stopped: {name}.partial holds the first {kept} dead letters; {name} was not touched. Run it again for all"
+        "stopped: {} holds the first {kept} dead letters; {name} was not touched. Run it again for all",
+        left.display()
     );
     assert_eq!(said, told);
     assert!(!file.exists());
     assert!(dead_letters(&world, &["export", name], &[]).status.success());
-    assert_eq!((std::fs::read_to_string(&file).expect("written").lines().count(), partial.exists()), (40, false));
+    assert_eq!(std::fs::read_to_string(&file).expect("written").lines().count(), 40);
+    assert_eq!(partial(&world), std::slice::from_ref(left), "what the first one has kept stays");
 }

@@ -19,6 +19,7 @@ use super::feeder::{Count, Feeder, Judge, Judged, summary};
 use super::progress::Progress;
 use super::table::number;
 use super::{CommandError, STOPPED, SettingsArgs, Stopped, interruptible, load, start_logs};
+use crate::address::without_addresses;
 use crate::config::{Config, Log};
 use crate::dead_letter::{Origin, Reason, Road, Undeliverable};
 use crate::dedup::{DedupKey, Key};
@@ -239,7 +240,8 @@ impl Backfill {
     /// Where an earlier run was stopped, or at the first line.
     fn begin<'a>(&self, source: &'a Source, progress: &Progress) -> Result<Reading<'a>, CommandError> {
         let unique = source.identity.clone().unwrap_or_else(|| self.now.as_millisecond().to_string());
-        let topic = format!("backfill:{}:{unique}", source.name());
+        // It goes into headers, which hold no address.
+        let topic = format!("backfill:{}:{unique}", without_addresses(&source.name()));
         if self.args.dry_run {
             return Ok(Reading { source, topic, line: 0, begin: 1, target: None });
         }

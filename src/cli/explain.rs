@@ -12,7 +12,7 @@ use jiff::civil::Date;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::{CommandError, SettingsArgs, contact};
+use super::{CommandError, SettingsArgs, contact, time};
 use crate::config::Config;
 use crate::dedup::{Contact, DedupKey, Kind};
 use crate::nat;
@@ -37,7 +37,7 @@ pub struct ExplainArgs {
     #[arg(long, value_name = "EMAIL", value_parser = contact::email, conflicts_with = "file")]
     contact: Option<String>,
     /// Only what concerns this day (Engage values have none, and are told)
-    #[arg(long, requires = "contact")]
+    #[arg(long, requires = "contact", value_parser = time::day)]
     day: Option<Date>,
     /// An audience or trait of Engage to look for, where no event tells of it any more; may be repeated
     #[arg(long, value_name = "KEY", requires = "contact")]

@@ -6,6 +6,13 @@ use std::time::Duration;
 use jiff::Timestamp;
 use jiff::civil::{Date, DateTime};
 use jiff::tz::TimeZone;
+use regex_lite::Regex;
+
+/// What jiff reads of a text is not always all of it: it drops a time that it cannot read, and a zone's name.
+static WHOLE: LazyLock<Option<Regex>> = LazyLock::new(|| {
+    let whole = r"^\d{4}-\d\d-\d\d([Tt ]\d\d:\d\d(:\d\d(\.\d{1,9})?)?([Zz]|[+-]\d\d(:?\d\d)?)?)?$";
+    Regex::new(whole).ok()
+});
 
 /// Takes `2026-11-01`, `2026-11-01T08:00Z`, `2026-11-01T08:00:00+01:00` (without a zone: UTC) and ages such as `2h` or `3d`,
 /// counted back from now.
@@ -22,14 +29,27 @@ fn at(text: &str, now: Timestamp) -> Result<Timestamp, String> {
     if let Ok(age) = humantime::parse_duration(text) {
         return before(now, age).ok_or_else(|| format!("{text:?} is too long ago"));
     }
-    if let Ok(timestamp) = text.parse::<Timestamp>() {
-        return Ok(timestamp);
-    }
     let in_utc = |time: DateTime| time.to_zoned_datetime(TimeZone::UTC).ok().map(|zoned| zoned.timestamp());
-    let date = || text.parse::<Date>().ok().filter(|_| !text.contains(':'));
-    let time = date().map(|date| date.at(0, 0, 0, 0)).or_else(|| text.parse::<DateTime>().ok());
-    time.and_then(in_utc)
-        .ok_or_else(|| format!("{text:?} is no time: 2026-11-01, 2026-11-01T08:00Z, or how long ago, such as 2h or 3d"))
+    // A date alone is its midnight.
+    let time = || text.parse::<Timestamp>().ok().or_else(|| text.parse::<DateTime>().ok().and_then(in_utc));
+    Some(text).filter(|text| is_whole(text)).and_then(|_| time()).ok_or_else(|| {
+        format!(
+            "{text:?} is no time: 2026-11-01, 2026-11-01T08:00Z, 2026-11-01T08:00+01:00, or how long ago, such as 2h or 3d"
+        )
+    })
+}
+
+/// Takes `2026-11-01` and nothing behind it.
+///
+/// # Errors
+/// When it is no date.
+pub fn day(text: &str) -> Result<Date, String> {
+    let date = text.parse::<Date>().ok().filter(|date| date.to_string() == text);
+    date.ok_or_else(|| format!("{text:?} is no day: 2026-11-01, without a time"))
+}
+
+fn is_whole(text: &str) -> bool {
+    WHOLE.as_ref().is_some_and(|whole| whole.is_match(text))
 }
 
 fn before(now: Timestamp, age: Duration) -> Option<Timestamp> {
@@ -47,9 +67,10 @@ pub fn well_behind(horizon: i64) -> String {
     shown(horizon.saturating_add(600_000))
 }
 
-/// As tables and remarks show a time: UTC, to the second.
+/// As tables and remarks show a time: UTC, to the second. A record that has none tells -1.
 pub fn shown(millis: i64) -> String {
-    Timestamp::from_millisecond(millis).map_or_else(|_| "-".to_owned(), |time| format!("{time:.0}"))
+    let time = Timestamp::from_millisecond(millis).ok().filter(|_| millis >= 0);
+    time.map_or_else(|| "-".to_owned(), |time| format!("{time:.0}"))
 }
 
 #[cfg(test)]
@@ -70,13 +91,47 @@ mod tests {
             ("2026-11-01T08:00:30+01:00", "2026-11-01T07:00:30Z"),
             ("2026-11-01T08:00", "2026-11-01T08:00:00Z"),
             ("2026-11-01 08:00:01", "2026-11-01T08:00:01Z"),
+            ("2026-11-01 08:00+0100", "2026-11-01T07:00:00Z"),
+            ("2026-11-01t08:00:00.5z", "2026-11-01T08:00:00.5Z"),
+            ("2026-11-01T23:00-05", "2026-11-02T04:00:00Z"),
             ("2h", "2026-11-26T10:00:00Z"),
             ("3d", "2026-11-23T12:00:00Z"),
         ] {
             assert_eq!(at(text, now).map(|time| time.to_string()), Ok(expected.to_owned()), "{text}");
         }
-        for text in ["", "yesterday", "2026-13-01", "08:00", "2026-11", "999999999999y"] {
-            assert!(at(text, now).is_err(), "{text}");
+        for text in [
+            "",
+            "yesterday",
+            "2026-13-01",
+            "08:00",
+            "2026-11",
+            "999999999999y",
+            "2026-11-01T08",
+            "2026-11-01T0830",
+            "2026-11-01 08",
+            "20261101T083000",
+            "2026-11-01T08:00[Europe/Zurich]",
+            "2026-11-01T08:00Z[Europe/Zurich]",
+            "2026-11-01T24:00",
+            "2026-11-01T08:60",
+            "2026-11-01T08:00+99:00",
+            "2026-11-01Z",
+            "2026-11-01T",
+            "2026-11-01 ",
+            "2026-11-01T08:00:00Z x",
+            "2026-11-01T08:00 +01:00",
+            "2026-02-30",
+            "2026-11-01T08:00:00.0000000001Z",
+        ] {
+            assert!(at(text, now).is_err(), "{text}: {:?}", at(text, now));
+        }
+    }
+
+    #[test]
+    fn a_day_is_a_date_and_nothing_behind_it() {
+        assert_eq!(day("2026-11-24").map(|day| day.to_string()), Ok("2026-11-24".to_owned()));
+        for text in ["2026-11-24T23:00-05:00", "2026-11-24T", "2026-11-24 ", "20261124", "2026-11-31", "1d", ""] {
+            assert!(day(text).is_err(), "{text}");
         }
     }
 }

@@ -362,6 +362,8 @@ fn parse(kind: &Kind, raw: &Raw) -> Result<Value, Option<String>> {
             Err(_) => Err(None),
         },
         Kind::Date => match text.parse::<jiff::civil::Date>() {
+            // A time behind it would be dropped.
+            Ok(date) if date.to_string() != text => Err(None),
             Ok(_) => Ok(Value::Text(text.to_owned())),
             Err(error) => Err(Some(error.to_string())),
         },

@@ -1,33 +1,51 @@
-//! An event without its personal data: names and shape stay, so that one sees what is there and what is not. Pure.
+//! An event without its personal data: names and shape stay, so that one sees what is there and what is not. A text is shown only
+//! where it has the form that Segment gives it: whoever writes the event may put anything anywhere. Pure.
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
-/// Members of the event itself whose text is Segment's own and tells nothing of a person.
-const SHOWN: [&str; 9] = [
-    "type",
-    "timestamp",
-    "originalTimestamp",
-    "sentAt",
-    "receivedAt",
-    "channel",
-    "version",
-    "integrations",
-    "messageId",
-];
+const CALLS: [&str; 6] = ["identify", "track", "page", "screen", "group", "alias"];
+const CHANNELS: [&str; 3] = ["server", "browser", "mobile"];
+const TIMES: [&str; 4] = ["timestamp", "originalTimestamp", "sentAt", "receivedAt"];
 
 /// The value as it may be shown to anybody.
 pub fn masked(bytes: &[u8]) -> Value {
     match serde_json::from_slice::<Value>(bytes) {
-        Ok(Value::Object(members)) => {
-            let member = |(name, value): (String, Value)| {
-                let shown = SHOWN.iter().any(|shown| shown.eq_ignore_ascii_case(&name));
-                (name_of(name), if shown { without_addresses(value) } else { mask(value) })
-            };
-            Value::Object(members.into_iter().map(member).collect())
-        }
+        Ok(Value::Object(members)) => object(members, |name, value| {
+            let shown = value.as_str().is_some_and(|text| is_segments_own(name, text));
+            if shown { value } else { mask(value) }
+        }),
         Ok(other) => mask(other),
         Err(_) => format!("({} bytes that cannot be read as JSON)", bytes.len()).into(),
     }
+}
+
+/// The name of a member or a header, where it is one that a program would give.
+pub fn name(name: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "_$. -".contains(c);
+    let has_letter = name.contains(|c: char| c.is_ascii_alphabetic());
+    match has_letter && name.len() <= 60 && name.chars().all(is_plain) {
+        true => name.to_owned(),
+        false => format!("(name of {} characters)", name.chars().count()),
+    }
+}
+
+/// Whether a member of the event itself holds what Segment puts there, which tells nothing of a person.
+fn is_segments_own(name: &str, text: &str) -> bool {
+    let is = |wanted: &str| name.eq_ignore_ascii_case(wanted);
+    let one_of = |words: &[&str]| words.iter().any(|word| word.eq_ignore_ascii_case(text));
+    (is("type") && one_of(&CALLS))
+        || (is("channel") && one_of(&CHANNELS))
+        || (TIMES.into_iter().any(is) && is_time(text))
+}
+
+/// It begins with a date: a telephone number is made of the same characters.
+fn is_time(text: &str) -> bool {
+    let begins = text.bytes().zip("0000-00-00".bytes()).all(|(byte, form)| match form {
+        b'0' => byte.is_ascii_digit(),
+        form => byte == form,
+    });
+    let rest = |c: char| c.is_ascii_digit() || "-:TZ+. ".contains(c);
+    (10..=40).contains(&text.len()) && begins && text.chars().all(rest)
 }
 
 fn mask(value: Value) -> Value {
@@ -36,24 +54,22 @@ fn mask(value: Value) -> Value {
         Value::Number(_) => "(number)".into(),
         Value::String(text) => format!("(text of {} characters)", text.chars().count()).into(),
         Value::Array(items) => items.into_iter().map(mask).collect(),
-        Value::Object(members) => members.into_iter().map(|(name, value)| (name_of(name), mask(value))).collect(),
+        Value::Object(members) => object(members, |_, value| mask(value)),
     }
 }
 
-/// What looks like an address is one, wherever it stands.
-fn without_addresses(value: Value) -> Value {
-    match value {
-        Value::String(text) if text.contains('@') => mask(text.into()),
-        Value::Array(_) => mask(value),
-        Value::Object(members) => {
-            members.into_iter().map(|(name, value)| (name_of(name), without_addresses(value))).collect()
+fn object(members: Map<String, Value>, mask: impl Fn(&str, Value) -> Value) -> Value {
+    let mut masked = Map::new();
+    for (of, value) in members {
+        let value = mask(&of, value);
+        let mut shown = name(&of);
+        // Two that look alike are two.
+        while masked.contains_key(&shown) {
+            shown.push('\'');
         }
-        other => other,
+        masked.insert(shown, value);
     }
-}
-
-fn name_of(name: String) -> String {
-    if name.contains('@') { format!("(name of {} characters)", name.chars().count()) } else { name }
+    Value::Object(masked)
 }
 
 #[cfg(test)]
@@ -75,5 +91,31 @@ mod tests {
         }
         assert_eq!(masked(b"ada@example.com"), "(15 bytes that cannot be read as JSON)");
         assert_eq!(masked(b"\"ada\""), "(text of 3 characters)");
+    }
+
+    #[test]
+    fn what_stands_in_segments_members_is_shown_only_in_segments_form() {
+        let event = r#"{"type":"Ada","messageId":"ada%40example.com-17","channel":"+41 79 123 45 67","version":"Ada",
+            "integrations":{"All":true,"Intercom":{"user_hash":"7c1d","name":"Ada","phone":"+41791234567"},"Ada":"x@y"},
+            "timestamp":"+41 79 123 45 67","sentAt":"2026-11-20 for Ada","receivedAt":41791234567,
+            "originalTimestamp":"2026-11-20T08:00:00.000+01:00",
+            "traits":{"ada%40example.com":"x","ada%40example.org":"y","+41791234567":1,"0791234567":2,"Ada\u00e9":3}}"#;
+        let masked = masked(event.as_bytes());
+        let text = masked.to_string();
+        assert_eq!(text.matches("Ada").count(), 1, "the name that has a plain form: {text}");
+        for gone in ["ada", "41", "791", "7c1d", "@", "%40", "for"] {
+            assert!(!text.replace("2026-11-20T08:00:00.000+01:00", "").contains(gone), "{gone} in {text}");
+        }
+        assert_eq!(masked["originalTimestamp"], "2026-11-20T08:00:00.000+01:00");
+        assert_eq!(masked["integrations"]["All"], true);
+        assert_eq!(masked["integrations"]["Intercom"]["name"], "(text of 3 characters)");
+        assert_eq!(masked["traits"].as_object().map(Map::len), Some(5), "{text}");
+        for call in [r#"{"type":"track","channel":"server"}"#, r#"{"channel":"mobile","type":"identify"}"#] {
+            assert!(masked_is_whole(call), "{call}");
+        }
+    }
+
+    fn masked_is_whole(event: &str) -> bool {
+        serde_json::from_str::<Value>(event).is_ok_and(|whole| whole == masked(event.as_bytes()))
     }
 }

@@ -176,12 +176,15 @@ pub fn today<'a>(rules: &Rules, value: Option<&'a [u8]>, is_event: bool, now: Ti
     contained(|| classify(rules, value, is_event, now)).unwrap_or(poison)
 }
 
-fn classify<'a>(rules: &Rules, value: Option<&'a [u8]>, is_event: bool, now: Timestamp) -> Today<'a> {
-    let reading = match value {
+fn reading<'a>(rules: &Rules, value: Option<&'a [u8]>, is_event: bool, now: Timestamp) -> Reading<'a> {
+    match value {
         Some(event) if is_event => Reading::One { event, outcome: segment::classify(rules, event, now) },
         value => segment::read(rules, value, now),
-    };
-    match reading {
+    }
+}
+
+fn classify<'a>(rules: &Rules, value: Option<&'a [u8]>, is_event: bool, now: Timestamp) -> Today<'a> {
+    match reading(rules, value, is_event, now) {
         Reading::One { event, outcome: Outcome::Identify(identify) } => {
             let key = DedupKey::of(&identify, rules.engage);
             Today::Events(vec![Sendable { email: identify.email, event: event.into(), item: None, key }], 0)
@@ -215,21 +218,31 @@ fn batch<'a>(rules: &Rules, items: Vec<Cow<'a, [u8]>>, now: Timestamp) -> Today<
     }
 }
 
-/// Whose event a letter is, where its email can be told.
+/// Whose event a letter is, where its email can be told; a batch is nobody's alone.
 pub fn contact(rules: &Rules, value: Option<&[u8]>, is_event: bool, now: Timestamp) -> Option<Contact> {
-    let outcome = |outcome: Outcome<'_>| match outcome {
+    let find = || match reading(rules, value, is_event, now) {
+        Reading::One { outcome, .. } => of(outcome),
+        Reading::Batch(_) => None,
+    };
+    contained(find).ok().flatten()
+}
+
+/// Whether a letter is this contact's event, or a batch that holds one.
+pub fn concerns(wanted: Contact, rules: &Rules, value: Option<&[u8]>, is_event: bool, now: Timestamp) -> bool {
+    let is_theirs = |outcome: Outcome<'_>| of(outcome) == Some(wanted);
+    let find = || match reading(rules, value, is_event, now) {
+        Reading::One { outcome, .. } => is_theirs(outcome),
+        Reading::Batch(items) => items.iter().any(|event| is_theirs(segment::classify(rules, event, now))),
+    };
+    contained(find).unwrap_or(false)
+}
+
+fn of(outcome: Outcome<'_>) -> Option<Contact> {
+    match outcome {
         Outcome::Identify(identify) => Some(Contact::of(&identify.email)),
         Outcome::Invalid { email, .. } => email.map(|email| Contact::of(&email)),
         Outcome::Filtered(_) => None,
-    };
-    let find = || match value? {
-        event if is_event => outcome(segment::classify(rules, event, now)),
-        value => match segment::read(rules, Some(value), now) {
-            Reading::One { outcome: found, .. } => outcome(found),
-            Reading::Batch(_) => None,
-        },
-    };
-    contained(find).ok().flatten()
+    }
 }
 
 #[cfg(test)]
@@ -322,6 +335,9 @@ mod tests {
         let batch = |items: &[&str]| format!(r#"{{"batch":[{}]}}"#, items.join(","));
         let (good, bad) = (String::from_utf8_lossy(event), r#"{"type":"identify","timestamp":"2026-11-20"}"#);
         let mixed = batch(&[bad, r#"{"type":"track"}"#, &good]);
+        let of = |email| concerns(Contact::of(email), &rules, Some(mixed.as_bytes()), false, now);
+        assert!(of("ada@example.com") && !of("bob@example.com"));
+        assert_eq!(contact(&rules, Some(mixed.as_bytes()), false, now), None, "it is nobody's alone");
         let (events, invalid): (Vec<_>, u64) = sent(today(&rules, Some(mixed.as_bytes()), false, now));
         assert_eq!((events.len(), events[0].2, invalid), (1, Some(2), 1));
         assert_eq!(

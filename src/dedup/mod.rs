@@ -7,4 +7,4 @@ mod set;
 
 pub use changelog::{Change, Delivered, Tried, UnreadableDelivered};
 pub use key::{Contact, DedupKey, Key, Kind, Place};
-pub use set::DeliveredSet;
+pub use set::{DeliveredSet, is_remembered};

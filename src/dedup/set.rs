@@ -1,7 +1,8 @@
 //! The delivered set of one partition: which contact-days were accepted, and each Engage value last accepted.
 //!
 //! An entry lives for the retention from the moment it was accepted. Visits lie in one bucket per day of acceptance,
-//! so that forgetting is dropping a bucket; an entry may therefore outlive its retention by up to a day, never less.
+//! so that forgetting is dropping a bucket; an entry may therefore outlive its retention by up to a day, never less. Engage
+//! values go by the same days.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hasher};
@@ -50,10 +51,31 @@ struct LastValue {
     place: Place,
 }
 
+/// Whether what was accepted at this time counts still. Unix milliseconds.
+pub fn is_remembered(at: i64, retention: Duration, now: i64) -> bool {
+    bucket(at) >= first_kept(millis(retention), now)
+}
+
+fn millis(retention: Duration) -> i64 {
+    i64::try_from(retention.as_millis()).unwrap_or(i64::MAX)
+}
+
+fn bucket(at: i64) -> i64 {
+    at.div_euclid(BUCKET_MILLIS)
+}
+
+fn first_kept(retention_millis: i64, now: i64) -> i64 {
+    bucket(now.saturating_sub(retention_millis))
+}
+
 impl DeliveredSet {
     pub fn new(retention: Duration) -> DeliveredSet {
-        let retention_millis = i64::try_from(retention.as_millis()).unwrap_or(i64::MAX);
-        DeliveredSet { retention_millis, visits: BTreeMap::new(), engage: HashMap::default(), swept: i64::MIN }
+        DeliveredSet {
+            retention_millis: millis(retention),
+            visits: BTreeMap::new(),
+            engage: HashMap::default(),
+            swept: i64::MIN,
+        }
     }
 
     /// Whether sending an event with this key would say nothing new to Nat.app.
@@ -81,7 +103,7 @@ impl DeliveredSet {
         let Delivered { key, at, place, queue_offset } = *delivered;
         match key.kind {
             Kind::Visit => {
-                self.visits.entry(at.div_euclid(BUCKET_MILLIS)).or_default().insert(key.key);
+                self.visits.entry(bucket(at)).or_default().insert(key.key);
             }
             Kind::Engage { value } => {
                 let late = |last: &LastValue| queue_offset < last.queue_offset && at <= last.at;
@@ -115,12 +137,11 @@ impl DeliveredSet {
 
     /// Drops what is older than the retention. `now` in Unix milliseconds. Cheap when nothing is.
     pub fn expire(&mut self, now: i64) {
-        let horizon = now.saturating_sub(self.retention_millis);
-        let first_kept = horizon.div_euclid(BUCKET_MILLIS);
+        let first_kept = first_kept(self.retention_millis, now);
         if first_kept > self.swept {
             self.swept = first_kept;
             self.visits = self.visits.split_off(&first_kept);
-            self.engage.retain(|_, last| last.at >= horizon);
+            self.engage.retain(|_, last| bucket(last.at) >= first_kept);
         }
     }
 
@@ -217,6 +238,25 @@ mod tests {
         assert!(set.contains(&visit(1), place(1), 0));
         set.expire(11 * DAY + 5);
         assert!(!set.contains(&visit(1), place(1), 0));
+    }
+
+    #[test]
+    fn what_counts_still_goes_by_whole_days_and_is_what_the_set_holds() {
+        let week = Duration::from_secs(7 * 86_400);
+        for (at, now, remembered) in [
+            (DAY + 5, 8 * DAY + 5, true),
+            (DAY + 5, 8 * DAY + 6, true),
+            (DAY, 9 * DAY - 1, true),
+            (DAY - 1, 8 * DAY, false),
+            (2 * DAY - 1, 9 * DAY, false),
+        ] {
+            let mut set = DeliveredSet::new(week);
+            insert(&mut set, visit(1), at, 0);
+            insert(&mut set, engage(2, 10), at, 1);
+            set.expire(now);
+            let held = (set.visits() == 1, set.engage_values() == 1);
+            assert_eq!((held, is_remembered(at, week, now)), ((remembered, remembered), remembered), "{at} {now}");
+        }
     }
 
     proptest! {

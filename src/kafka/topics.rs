@@ -260,8 +260,10 @@ pub async fn committed(
 /// When it is not there, or the brokers do not answer.
 pub async fn partitions(config: &Config, topic: &str) -> Result<Vec<TopicPartition>, KafkaProblem> {
     let count = partitions_of(&fetch_metadata(config, Some(topic)).await?, topic)?;
-    let count =
-        count.ok_or_else(|| KafkaProblem::Topic { topic: topic.into(), problem: "it is not there any more".into() })?;
+    let count = count.ok_or_else(|| match config.topics.own().contains(&topic) {
+        true => KafkaProblem::Missing { topic: topic.into() },
+        false => KafkaProblem::Topic { topic: topic.into(), problem: "it is not there any more".into() },
+    })?;
     Ok((0..count).map(|partition| (topic.to_owned(), partition as i32)).collect())
 }
 

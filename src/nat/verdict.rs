@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use crate::address::without_addresses;
+
 /// What came back of one request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
@@ -98,24 +100,12 @@ pub const KEPT: usize = 1024;
 
 /// An answer's text as it may be kept: cut, one line, and without anything that looks like an email address.
 pub fn redacted(text: &str) -> String {
-    let mut kept = String::new();
-    for (number, word) in
-        text.split(|c: char| c.is_whitespace() || c.is_control()).filter(|w| !w.is_empty()).enumerate()
-    {
-        if number > 0 {
-            kept.push(' ');
-        }
-        if word.contains('@') || ["%40", "\\u0040"].iter().any(|escaped| word.to_ascii_lowercase().contains(escaped)) {
-            kept.push_str("(redacted)");
-        } else {
-            kept.push_str(word);
-        }
-        if kept.len() > KEPT {
-            let end = (0..=KEPT).rev().find(|at| kept.is_char_boundary(*at)).unwrap_or(0);
-            kept.truncate(end);
-            kept.push('…');
-            break;
-        }
+    let words = text.split(|c: char| c.is_whitespace() || c.is_control()).filter(|word| !word.is_empty());
+    let mut kept = without_addresses(&words.collect::<Vec<_>>().join(" "));
+    if kept.len() > KEPT {
+        let end = (0..=KEPT).rev().find(|at| kept.is_char_boundary(*at)).unwrap_or(0);
+        kept.truncate(end);
+        kept.push('…');
     }
     kept
 }
@@ -161,7 +151,7 @@ mod tests {
     #[test]
     fn no_email_of_an_answer_is_kept() {
         let kept = redacted("{\"message\": \"contact ada@example.com\n unknown\", ada%40example.com}");
-        assert_eq!(kept, "{\"message\": \"contact (redacted) unknown\", (redacted)");
+        assert_eq!(kept, "{\"message\": \"contact (redacted) unknown\", (redacted)}");
         assert!(redacted(&"é".repeat(5000)).len() <= KEPT + 4);
     }
 }

@@ -41,7 +41,7 @@ pub struct ForgetArgs {
     /// Tell what would be forgotten, and write nothing
     #[arg(long)]
     dry_run: bool,
-    /// One JSON object: whether it is forgotten, and what was known as `explain --contact --json` tells it
+    /// One JSON object: whether anything was forgotten, and what was known as `explain --contact --json` tells it
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -68,7 +68,10 @@ pub async fn run(args: ForgetArgs) -> Result<ExitCode, CommandError> {
         kafka::verify_keying(&config).await.map_err(CommandError::told)?;
     }
     match args.json {
-        true => println!("{}", json!({ "forgotten": !args.dry_run, "known": tell::json(&known) })),
+        true => println!(
+            "{}",
+            json!({ "forgotten": !args.dry_run && !known.deliveries.is_empty(), "known": tell::json(&known) })
+        ),
         false => print!("{}", told(&config, &known, args.dry_run)),
     }
     Ok(ExitCode::SUCCESS)

@@ -13,11 +13,13 @@ use crate::cli::progress::Progress;
 use crate::cli::{CommandError, Stopped, interruptible};
 use crate::config::Config;
 use crate::dead_letter::Origin;
-use crate::dedup::{Change, Contact, Delivered, Key, Kind, Tried};
+use crate::dedup::{Change, Contact, Delivered, Key, Kind, Tried, is_remembered};
 use crate::kafka::{self, KafkaProblem, Next, Range, RangeReader};
 use crate::poison::contained;
 use crate::segment::{EngageMode, Rules};
 use crate::suppress::SuppressList;
+
+const YEAR: SignedDuration = SignedDuration::from_hours(366 * 24);
 
 /// All of it.
 #[derive(Debug)]
@@ -26,8 +28,10 @@ pub struct Known {
     pub partition: i32,
     /// `None`: there is no list.
     pub suppressed: Option<bool>,
-    /// By queue offset.
+    /// By queue offset; of all days, since a delivery's record is looked up here.
     pub queued: BTreeMap<i64, Queued>,
+    /// The only one that is asked about.
+    day: Option<Date>,
     pub deliveries: Vec<Delivery>,
     pub letters: Vec<Letter>,
     /// Engage entries of the partition whose queue record has gone, so that nobody can tell whose they are.
@@ -64,7 +68,7 @@ pub enum State {
 pub struct Delivery {
     pub delivered: Delivered,
     pub what: What,
-    /// Not older than `dedup.retention`.
+    /// Not older than `dedup.retention`, by whole days as deliver goes.
     pub remembered: bool,
 }
 
@@ -117,7 +121,7 @@ impl Known {
 
     /// What concerns this day; Engage values have none, and stay.
     pub fn of_day(mut self, day: Date) -> Known {
-        self.queued.retain(|_, queued| queued.event.day == Some(day));
+        self.day = Some(day);
         self.deliveries.retain(|delivery| !matches!(delivery.what, What::Visit(other) if other != day));
         self.letters.retain(|letter| letter.event.day == Some(day));
         self
@@ -126,7 +130,8 @@ impl Known {
     /// Of these states, in the order of the queue.
     pub fn in_state(&self, states: &'static [State]) -> impl Iterator<Item = (i64, &Queued)> {
         let queued = self.queued.iter().map(|(offset, queued)| (*offset, queued));
-        queued.filter(|(_, queued)| states.contains(&queued.state))
+        let is_asked = |queued: &Queued| self.day.is_none_or(|day| queued.event.day == Some(day));
+        queued.filter(move |(_, queued)| states.contains(&queued.state) && is_asked(queued))
     }
 }
 
@@ -198,7 +203,7 @@ impl Reading<'_> {
         }
         let deliveries = changes.deliveries(&whats, &engage, self.config);
         for (offset, queued) in &mut queued {
-            queued.state = state(*offset, &queued.event, rules, ranges.frontier, &deliveries);
+            queued.state = state(*offset, queued, rules, ranges.frontier, &deliveries);
             let tried = changes.tried.remove(offset);
             queued.tried = tried.filter(|tried| queued.state == State::Waiting && tried.last >= queued.at);
         }
@@ -208,6 +213,7 @@ impl Reading<'_> {
             partition: ranges.partition,
             suppressed: list.map(|list| list.holds(&contact)),
             queued,
+            day: None,
             deliveries,
             letters,
             unattributed: changes.orphans.len() as u64,
@@ -249,24 +255,29 @@ impl Reading<'_> {
     }
 }
 
-/// Every key that an entry of this contact can have, and what it stands for.
+/// Every key that an entry of this contact can have, and what it stands for. An entry may have been written by other rules: so
+/// the days are those of today's rules, those of the defaults, and a year ahead.
 fn whats(rules: &Rules, email: &str, engage: impl Iterator<Item = String>, now: Timestamp) -> HashMap<Key, What> {
-    let ahead = SignedDuration::try_from(rules.max_ahead).unwrap_or(SignedDuration::MAX);
+    let ahead = SignedDuration::try_from(rules.max_ahead).unwrap_or(SignedDuration::MAX).max(YEAR);
     let day = |time: Timestamp| rules.zone.to_datetime(time).date();
+    let first = day(rules.oldest.min(Rules::default().oldest));
     let last = day(now.checked_add(ahead).unwrap_or(Timestamp::MAX));
-    let days = std::iter::successors(Some(day(rules.oldest)), |day| day.tomorrow().ok());
+    let days = std::iter::successors(Some(first), |day| day.tomorrow().ok());
     let visits = days.take_while(|day| *day <= last).map(|day| (Key::of_visit(email, day), What::Visit(day)));
     let engage = engage.map(|key| (Key::of_engage(email, &key), What::Engage { key, value: None }));
     visits.chain(engage).collect()
 }
 
-fn state(offset: i64, event: &Event, rules: &Rules, frontier: i64, deliveries: &[Delivery]) -> State {
-    // Of a queue made anew, whose offsets begin again, the place alone does not tell.
+fn state(offset: i64, queued: &Queued, rules: &Rules, frontier: i64, deliveries: &[Delivery]) -> State {
+    let event = &queued.event;
+    // Of a queue made anew, whose offsets begin again, the place alone does not tell. What it says may not either: other rules
+    // than today's made it a visit of that day.
     let is_it = |delivery: &Delivery| {
         let same = match &delivery.what {
             What::Engage { key, .. } => event.engage.as_ref().is_some_and(|(of, _)| of == key),
             What::Visit(day) => event.day == Some(*day),
         };
+        let same = same || queued.at <= delivery.delivered.at;
         same && delivery.delivered.queue_offset == offset && !delivery.is_in_doubt()
     };
     if deliveries.iter().any(is_it) {
@@ -327,8 +338,7 @@ impl Changes {
 
     /// With the values of those whose hash is one of an event's.
     fn deliveries(&self, whats: &HashMap<Key, What>, engage: &[(String, String)], config: &Config) -> Vec<Delivery> {
-        let retention = i64::try_from(config.dedup_retention.as_millis()).unwrap_or(i64::MAX);
-        let horizon = Timestamp::now().as_millisecond().saturating_sub(retention);
+        let now = Timestamp::now().as_millisecond();
         let usual = ["true", "false"].map(str::to_owned);
         let mut deliveries: Vec<Delivery> = Vec::new();
         for (key, delivered) in &self.delivered {
@@ -341,7 +351,8 @@ impl Changes {
                 }
                 What::Visit(day) => What::Visit(*day),
             };
-            deliveries.push(Delivery { delivered: *delivered, what, remembered: delivered.at >= horizon });
+            let remembered = is_remembered(delivered.at, config.dedup_retention, now);
+            deliveries.push(Delivery { delivered: *delivered, what, remembered });
         }
         deliveries.sort_by_key(|delivery| (delivery.delivered.at, delivery.delivered.queue_offset));
         deliveries
@@ -353,15 +364,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_day_that_the_rules_allow_and_every_engage_key_is_reckoned() {
-        let rules = Rules { oldest: "2026-11-01T00:00:00Z".parse().expect("a time"), ..Rules::default() };
+    fn every_day_that_rules_may_have_allowed_and_every_engage_key_is_reckoned() {
+        let oldest = |text: &str| Rules { oldest: text.parse().expect("a time"), ..Rules::default() };
         let now: Timestamp = "2026-11-26T12:00:00Z".parse().expect("a time");
-        let whats = whats(&rules, "ada@example.com", ["vip".to_owned()].into_iter(), now);
+        let whats = |text: &str| super::whats(&oldest(text), "ada@example.com", ["vip".to_owned()].into_iter(), now);
         let day = |text: &str| text.parse::<Date>().expect("a day");
-        let has = |text| whats.contains_key(&Key::of_visit("ada@example.com", day(text)));
-        assert!(has("2026-11-01") && has("2026-11-27") && !has("2026-10-31") && !has("2026-11-28"));
-        assert!(whats.contains_key(&Key::of_engage("ada@example.com", "vip")));
-        assert_eq!(whats.len(), 28);
+        let has = |oldest, text| whats(oldest).contains_key(&Key::of_visit("ada@example.com", day(text)));
+        let strict = "2026-11-01T00:00:00Z";
+        assert!(has(strict, "2026-11-01") && has(strict, "2026-11-27"));
+        assert!(has(strict, "2026-10-31") && has(strict, "2000-01-01"), "its rules may have been others");
+        assert!(!has(strict, "1999-12-31") && has("1999-01-01T00:00:00Z", "1999-12-31"));
+        assert!(has(strict, "2027-11-01") && !has(strict, "2028-11-01"));
+        assert!(whats(strict).contains_key(&Key::of_engage("ada@example.com", "vip")));
     }
 
     #[test]
@@ -408,9 +422,14 @@ mod tests {
             engage: value.map(|value| ("vip".to_owned(), value.to_owned())),
         };
         let rules = Rules::default();
-        let state = |offset, event: &Event, delivery: &Delivery| {
-            super::state(offset, event, &rules, 5, std::slice::from_ref(delivery))
+        let state_at = |at, offset, event: &Event, delivery: &Delivery| {
+            let queued = Queued { at, origin: None, event: event.clone(), state: State::Settled, tried: None };
+            super::state(offset, &queued, &rules, 5, std::slice::from_ref(delivery))
         };
+        assert_eq!(state_at(0, 3, &Event::default(), &visit), State::Delivered, "today's rules make nothing of it");
+        assert_eq!(state_at(1, 3, &Event::default(), &visit), State::Settled, "of a queue made anew");
+        // Its clock was ahead of the one by which it was delivered.
+        let state = |offset, event: &Event, delivery: &Delivery| state_at(1, offset, event, delivery);
         assert_eq!(state(3, &event(Some(day), None), &visit), State::Delivered);
         assert_eq!(state(3, &event(day.tomorrow().ok(), None), &visit), State::Settled);
         assert_eq!(state(4, &event(Some(day), None), &visit), State::Settled);

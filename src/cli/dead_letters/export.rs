@@ -12,12 +12,12 @@ use base64::engine::general_purpose::STANDARD;
 use clap::Args;
 use serde_json::{Map, Value, json};
 
+use super::row::Row;
 use super::scan::{self, Found, Redriven};
 use super::{FilterArgs, prepare, rfc3339};
 use crate::cli::table::number;
 use crate::cli::{CommandError, STOPPED, SettingsArgs, Stopped, interruptible};
 use crate::config::Config;
-use crate::dead_letter::select::FOREIGN;
 use crate::dead_letter::{Filter, Kind, Letter};
 use crate::kafka::{Headers, Range};
 
@@ -26,9 +26,9 @@ use crate::kafka::{Headers, Range};
 #[command(after_help = "Examples:\n  \
     nat-destination dead-letters export letters.jsonl --config nat-destination.toml --since 7d\n  \
     nat-destination dead-letters export - --config nat-destination.toml --reason rejected | jq -r .value\n\n\
-    Each line: place, time, redriven, reason, status, answer, attempts, first_attempt, last_attempt, redrives, source, message, headers\n\
-    (the source record's), key, value. Key, value and header values are text, or `…_base64` where they are not UTF-8. They\n\
-    hold personal data: the file is readable by its owner only.")]
+    Each line: the fields of `list`, then first_attempt, last_attempt, answer, message, truncated_from, headers (the source\n\
+    record's), key, value. Key, value and header values are text, or `…_base64` where they are not UTF-8. They hold personal\n\
+    data: the file is readable by its owner only. Until it is whole it is called `FILE.NUMBER.partial`.")]
 pub struct ExportArgs {
     /// The file to write; - is standard output
     file: PathBuf,
@@ -52,7 +52,7 @@ pub async fn run(args: ExportArgs) -> Result<ExitCode, CommandError> {
     // Of a file that cannot be, one hears before Kafka is asked; and nothing is begun when that does not answer.
     Target::check(&args.file, args.force)?;
     let ranges = scan::ranges(&config, &filter).await?;
-    let mut target = Target::open(&args.file)?;
+    let mut target = Target::open(&args.file, args.force)?;
     let exported = interruptible(move |stopped| {
         // Each line tells whether its letter was redriven: the notes of that stand behind the letters.
         let exported = match scan::notes(&config, &filter, ranges.clone(), stopped) {
@@ -86,7 +86,7 @@ fn export(
         _ if only_open && redriven.at(found.place()).is_some() => Ok(ControlFlow::Continue(())),
         _ => {
             count += 1;
-            target.write(&line(&found, redriven))
+            target.write(&line(config, &found, redriven))
         }
     })?;
     target.end(all.is_some() || target.reader_gone, count)
@@ -95,10 +95,18 @@ fn export(
 /// Standard output, or a file that gets its name when it is whole.
 struct Target {
     out: Box<dyn Write + Send>,
-    /// The file to be, and what it is called until then.
-    file: Option<(PathBuf, PathBuf)>,
+    file: Option<Names>,
     /// Whoever read has read enough.
     reader_gone: bool,
+}
+
+struct Names {
+    /// The file to be,
+    file: PathBuf,
+    /// what it is called until then,
+    partial: PathBuf,
+    /// and whether it may replace one.
+    force: bool,
 }
 
 impl Target {
@@ -107,32 +115,25 @@ impl Target {
             return Ok(());
         }
         let told = |problem: &dyn std::fmt::Display| CommandError::Told(format!("{}: {problem}", path.display()));
-        if path.is_dir() {
-            return Err(told(&"it is a directory; name a file in it"));
+        // Not what a link leads to: the link itself would be replaced.
+        match fs::symlink_metadata(path) {
+            Ok(found) if found.is_dir() => Err(told(&"it is a directory; name a file in it")),
+            Ok(found) if !found.is_file() => {
+                Err(told(&"it is there and no regular file; name another one, or use - for standard output"))
+            }
+            Ok(_) if !force => Err(told(&"it is there already; name another file, or --force replaces it")),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(told(&error)),
+            _ => Ok(()),
         }
-        if path.exists() && !force {
-            return Err(told(&"it is there already; name another file, or --force replaces it"));
-        }
-        Ok(())
     }
 
-    fn open(path: &Path) -> Result<Target, CommandError> {
+    fn open(path: &Path, force: bool) -> Result<Target, CommandError> {
         if path.as_os_str() == "-" {
             return Ok(Target { out: Box::new(BufWriter::new(io::stdout())), file: None, reader_gone: false });
         }
-        let mut partial = path.as_os_str().to_owned();
-        partial.push(".partial");
-        let partial = PathBuf::from(partial);
-        let mut options = OpenOptions::new();
-        let file: File = options
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&partial)
-            .map_err(|error| CommandError::Told(format!("{}: {error}", partial.display())))?;
-        let file_names = Some((path.to_owned(), partial));
-        Ok(Target { out: Box::new(BufWriter::new(file)), file: file_names, reader_gone: false })
+        let (file, partial) = create_partial(path)?;
+        let names = Names { file: path.to_owned(), partial, force };
+        Ok(Target { out: Box::new(BufWriter::new(file)), file: Some(names), reader_gone: false })
     }
 
     fn write(&mut self, line: &str) -> Result<ControlFlow<()>, CommandError> {
@@ -148,8 +149,8 @@ impl Target {
 
     /// A problem cut it short: personal data is not left behind.
     fn discard(&self) {
-        if let Some((_, partial)) = &self.file {
-            let _ = fs::remove_file(partial); // The problem is told.
+        if let Some(names) = &self.file {
+            let _ = fs::remove_file(&names.partial); // The problem is told.
         }
     }
 
@@ -160,12 +161,14 @@ impl Target {
         }
         let count = number(count);
         match (&self.file, whole) {
-            (Some((file, partial)), true) => {
+            (Some(Names { file, partial, force }), true) => {
+                // Another one may have come there meanwhile.
+                Target::check(file, *force)?;
                 fs::rename(partial, file).map_err(|error| self.failed(&error))?;
                 eprintln!("{count} dead letters exported to {}", file.display());
             }
             (None, true) => {}
-            (Some((file, partial)), false) => {
+            (Some(Names { file, partial, .. }), false) => {
                 let (file, partial) = (file.display(), partial.display());
                 eprintln!(
                     "stopped: {partial} holds the first {count} dead letters; {file} was not touched. Run it again for all"
@@ -177,50 +180,53 @@ impl Target {
     }
 
     fn failed(&self, error: &io::Error) -> CommandError {
-        let name =
-            self.file.as_ref().map_or_else(|| "standard output".into(), |(_, partial)| partial.display().to_string());
+        let name = self.file.as_ref().map(|names| names.partial.display().to_string());
+        let name = name.unwrap_or_else(|| "standard output".into());
         CommandError::Told(format!("{name}: {error}"))
     }
 }
 
-fn line(found: &Found, redriven: &Redriven) -> String {
-    let mut line = Map::new();
-    line.insert("place".into(), found.place().to_string().into());
-    line.insert("time".into(), json!(rfc3339(found.at())));
-    line.insert("redriven".into(), json!(redriven.at(found.place()).and_then(rfc3339)));
-    match &found.kind {
-        Kind::Letter(letter) => {
-            verdict(&mut line, letter);
-            line.insert("headers".into(), headers(&letter.original));
+/// A file of its own beside the target, which nobody else has and only the owner reads: what an earlier export has left stays.
+fn create_partial(path: &Path) -> Result<(File, PathBuf), CommandError> {
+    let mut number = std::process::id();
+    loop {
+        let mut partial = path.as_os_str().to_owned();
+        partial.push(format!(".{number}.partial"));
+        let partial = PathBuf::from(partial);
+        match OpenOptions::new().write(true).create_new(true).mode(0o600).open(&partial) {
+            Ok(file) => return Ok((file, partial)),
+            // In a container all have the same process id.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => number = number.wrapping_add(1),
+            Err(error) => return Err(CommandError::Told(format!("{}: {error}", partial.display()))),
         }
-        Kind::Foreign(all) => {
-            line.insert("reason".into(), FOREIGN.into());
-            line.insert("headers".into(), headers(all));
-        }
-        Kind::Note(_) => {}
     }
+}
+
+fn line(config: &Config, found: &Found, redriven: &Redriven) -> String {
+    let mut line = Row::of(config, found).json(redriven);
+    let (letter, all) = match &found.kind {
+        Kind::Letter(letter) => (Some(letter.as_ref()), Some(&letter.original)),
+        Kind::Foreign(all) => (None, Some(all)),
+        Kind::Note(_) => (None, None),
+    };
+    verdict(&mut line, letter);
+    line.insert("headers".into(), all.map_or(Value::Null, headers));
     bytes(&mut line, "key", found.key());
     bytes(&mut line, "value", found.value());
     format!("{}\n", Value::Object(line))
 }
 
-fn verdict(line: &mut Map<String, Value>, letter: &Letter) {
-    let time = |millis: Option<i64>| json!(millis.and_then(rfc3339));
+/// What `list` does not tell; null where it is not known.
+fn verdict(line: &mut Map<String, Value>, letter: Option<&Letter>) {
+    let time = |of: fn(&Letter) -> Option<i64>| json!(letter.and_then(of).and_then(rfc3339));
     for (name, value) in [
-        ("reason", json!(letter.reason)),
-        ("status", json!(letter.status)),
-        ("answer", json!(letter.answer)),
-        ("attempts", json!(letter.attempts)),
-        ("first_attempt", time(letter.first_attempt)),
-        ("last_attempt", time(letter.last_attempt)),
-        ("redrives", json!(letter.redrives)),
-        ("source", json!(letter.origin.as_ref().map(ToString::to_string))),
-        ("message", json!(letter.message)),
+        ("answer", json!(letter.and_then(|letter| letter.answer.as_ref()))),
+        ("first_attempt", time(|letter| letter.first_attempt)),
+        ("last_attempt", time(|letter| letter.last_attempt)),
+        ("message", json!(letter.and_then(|letter| letter.message.as_ref()))),
+        ("truncated_from", json!(letter.and_then(|letter| letter.truncated))),
     ] {
         line.insert(name.into(), value);
-    }
-    if let Some(length) = letter.truncated {
-        line.insert("truncated_from".into(), length.into());
     }
 }
 

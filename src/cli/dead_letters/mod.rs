@@ -53,6 +53,9 @@ pub async fn run(args: DeadLettersArgs) -> Result<ExitCode, CommandError> {
     }
 }
 
+/// So often a redrive takes what becomes a dead letter again each time, unless the user says.
+const MAX_REDRIVES: u32 = 3;
+
 /// Which dead letters are meant: all that are given have to hold. Without any, all are.
 #[derive(Debug, Args)]
 struct FilterArgs {
@@ -68,7 +71,7 @@ struct FilterArgs {
     /// Only those written before this time
     #[arg(long, value_name = "TIME", value_parser = instant)]
     until: Option<Timestamp>,
-    /// Only this contact's; the address does not leave this machine
+    /// Only this contact's; the address does not leave this machine. A batch that holds an event of theirs is taken whole
     #[arg(long, value_name = "EMAIL", value_parser = contact)]
     contact: Option<Contact>,
     /// Only those that came from this source topic
@@ -97,6 +100,7 @@ fn prepare(settings: &SettingsArgs, filter: FilterArgs) -> Result<Result<(Config
     Ok(Ok((load(settings)?, filter)))
 }
 
+/// `None`: it has none.
 fn rfc3339(millis: i64) -> Option<String> {
-    Timestamp::from_millisecond(millis).ok().map(|time| format!("{time:.3}"))
+    Timestamp::from_millisecond(millis).ok().filter(|_| millis >= 0).map(|time| format!("{time:.3}"))
 }

@@ -19,7 +19,7 @@ use super::notes::Notes;
 use super::outcomes::{Outcomes, QueuePlace, Sent, Watch};
 use super::scan::{self, Found, Place};
 use super::told_since::EngageEvent;
-use super::{FilterArgs, prepare};
+use super::{FilterArgs, MAX_REDRIVES, prepare};
 use crate::cli::progress::Progress;
 use crate::cli::table::{number, printable};
 use crate::cli::time::{horizon, well_behind};
@@ -61,7 +61,7 @@ pub struct RedriveArgs {
     #[arg(long)]
     allow_redelivery: bool,
     /// Pass over what was redriven so often already
-    #[arg(long, value_name = "TIMES", default_value_t = 3)]
+    #[arg(long, value_name = "TIMES", default_value_t = MAX_REDRIVES)]
     max_redrives: u32,
     /// Wait until Nat.app has answered, and say what came of them; needs a running service
     #[arg(long, conflicts_with = "dry_run")]

@@ -4,6 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::rfc3339;
 use super::scan::{Found, Place, Redriven};
+use crate::address::without_addresses;
 use crate::cli::time::shown;
 use crate::config::Config;
 use crate::dead_letter::Kind;
@@ -38,7 +39,7 @@ impl Row {
                 redrives: letter.redrives,
                 source: letter.origin.as_ref().map(|origin| {
                     let item = origin.item.map(|item| format!(" item {item}")).unwrap_or_default();
-                    format!("{} {}:{}{item}", origin.topic, origin.partition, origin.offset)
+                    format!("{} {}:{}{item}", without_addresses(&origin.topic), origin.partition, origin.offset)
                 }),
                 contact: found.contact(config, letter).map(|contact| contact.to_string()),
             },

@@ -13,7 +13,7 @@ use crate::cli::progress::Progress;
 use crate::cli::table::number;
 use crate::cli::{CommandError, STOPPED, Stopped};
 use crate::config::Config;
-use crate::dead_letter::record::contact;
+use crate::dead_letter::record::{concerns, contact};
 use crate::dead_letter::{Filter, Kind, Letter, Note};
 use crate::dedup::Contact;
 use crate::kafka::{self, Next, Range, RangeReader};
@@ -73,7 +73,11 @@ impl Found {
     /// Whether the filter takes it; never a note.
     fn is_meant(&self, config: &Config, filter: &Filter) -> bool {
         match &self.kind {
-            Kind::Letter(letter) => filter.takes(letter, self.at(), || self.contact(config, letter)),
+            Kind::Letter(letter) => {
+                let concerns =
+                    |wanted| concerns(wanted, &config.rules, self.value(), letter.is_event, Timestamp::now());
+                filter.takes(letter, self.at(), concerns)
+            }
             Kind::Foreign(_) => filter.takes_foreign(self.at()),
             Kind::Note(_) => false,
         }

@@ -5,16 +5,19 @@ use std::ops::ControlFlow;
 use std::process::ExitCode;
 
 use clap::Args;
+use serde::Serialize;
+use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
 use super::row::Row;
 use super::scan::{self, Found, Place, Redriven};
-use super::{export, rfc3339};
+use super::{MAX_REDRIVES, export, rfc3339};
+use crate::address::without_addresses;
 use crate::cli::table::printable;
 use crate::cli::time::shown;
 use crate::cli::{CommandError, SettingsArgs, interruptible, load};
 use crate::config::Config;
-use crate::dead_letter::masked::masked;
+use crate::dead_letter::masked::{self, masked};
 use crate::dead_letter::{Kind, Letter, Reason};
 use crate::kafka::{self, Headers, Range};
 
@@ -67,7 +70,10 @@ pub async fn run(args: ShowArgs) -> Result<ExitCode, CommandError> {
         let found = found.ok_or_else(nothing)?;
         let Some(redriven) = scan::redriven(&config, &found, stopped)? else { return Ok(None) };
         Ok(Some(match args.json {
-            true => format!("{}\n", json(&config, &found, &redriven, args.reveal)),
+            true => {
+                let shown = json(&config, &found, &redriven, args.reveal);
+                format!("{}\n", serde_json::to_string(&shown).map_err(CommandError::told)?)
+            }
             false => words(&config, &found, &redriven, args.reveal),
         }))
     });
@@ -86,8 +92,9 @@ fn range_of(topic: &str, place: Place, there: &[Range]) -> Result<Range, String>
         return Err(format!("partition {} of topic {topic:?} holds nothing", place.partition));
     }
     if !(range.begin..range.end).contains(&place.offset) {
+        let gone = if place.offset < range.begin { ": what is older than its retention is gone" } else { "" };
         return Err(format!(
-            "partition {} of topic {topic:?} holds the offsets {} to {}, and not {}: what is older than its retention is gone",
+            "partition {} of topic {topic:?} holds the offsets {} to {}, and not {}{gone}",
             place.partition,
             range.begin,
             range.end - 1,
@@ -124,10 +131,15 @@ impl Meaning {
             (None, None) => "look at it with the version of this program that wrote it",
         };
         let can_be = !redriven && letter.truncated.is_none();
-        let command = format!("nat-destination dead-letters redrive --reason {} --dry-run", letter.reason);
+        // By itself redrive would pass it over.
+        let often = match letter.redrives {
+            redrives if redrives >= MAX_REDRIVES => format!(" --max-redrives {}", u64::from(redrives) + 1),
+            _ => String::new(),
+        };
+        let command = format!("nat-destination dead-letters redrive --reason {}{often} --dry-run", letter.reason);
         Meaning {
             because,
-            happened: letter.message.clone().unwrap_or_else(|| because.to_owned()),
+            happened: letter.message.as_deref().map_or_else(|| because.to_owned(), without_addresses),
             to_do,
             command: can_be.then_some(command),
         }
@@ -135,7 +147,7 @@ impl Meaning {
 }
 
 fn words(config: &Config, found: &Found, redriven: &Redriven, reveal: bool) -> String {
-    let (place, at) = (found.place(), shown(found.at()));
+    let (place, at) = (found.place(), known(found.at()));
     let topic = &config.topics.dead_letter;
     match &found.kind {
         Kind::Note(note) => {
@@ -182,7 +194,7 @@ impl Text {
             self.line("status", &status.to_string());
         }
         if let Some(answer) = &letter.answer {
-            self.line("answer", answer);
+            self.line("answer", &without_addresses(answer));
         }
         if let (Some(attempts), Some(first), Some(last)) = (letter.attempts, letter.first_attempt, letter.last_attempt)
         {
@@ -193,13 +205,14 @@ impl Text {
         if let Some(origin) = &letter.origin {
             let item = origin.item.map(|item| format!(", item {item} of a batch")).unwrap_or_default();
             let at = format!("partition {}, offset {}{item}", origin.partition, origin.offset);
-            self.line("came from", &format!("topic {}, {at}, written {}", origin.topic, shown(origin.timestamp)));
+            let topic = without_addresses(&origin.topic);
+            self.line("came from", &format!("topic {topic}, {at}, written {}", known(origin.timestamp)));
         }
         if let Some(length) = letter.truncated {
             self.line("cut", &format!("its beginning only; the whole, {length} bytes, stands where it came from"));
         }
         if !letter.newer.is_empty() {
-            self.line("newer", &format!("headers that this version does not know: {}", letter.newer.join(", ")));
+            self.line("newer", &format!("headers that this version does not know: {}", newer(letter).join(", ")));
         }
         self.line("what to do", to_do);
         if let Some(command) = command {
@@ -216,6 +229,7 @@ impl Text {
         };
         self.line("key", &shown(found.key()));
         for (name, value) in headers {
+            let name = if reveal { name.clone() } else { masked::name(name) };
             self.line("header", &format!("{name}: {}", shown(value.as_deref())));
         }
         self.line("value", &found.value().map_or_else(|| "(none)".to_owned(), |value| value_of(value, reveal)));
@@ -225,21 +239,41 @@ impl Text {
     }
 }
 
-/// For the eye, where it is JSON.
 fn value_of(bytes: &[u8], reveal: bool) -> String {
-    match if reveal { serde_json::from_slice(bytes).ok() } else { Some(masked(bytes)) } {
-        None => String::from_utf8_lossy(bytes).into_owned(),
-        Some(Value::String(text)) => text,
-        Some(json) => format!("{json:#}"),
+    match masked(bytes) {
+        _ if reveal => String::from_utf8_lossy(bytes).into_owned(),
+        Value::String(text) => text,
+        json => format!("{json:#}"),
     }
 }
 
-/// For programs: the line of `list`, and all that `words` tells.
-fn json(config: &Config, found: &Found, redriven: &Redriven, reveal: bool) -> Value {
+fn newer(letter: &Letter) -> Vec<String> {
+    letter.newer.iter().map(|name| masked::name(name)).collect()
+}
+
+/// A newer version's letter may tell no time.
+fn known(millis: i64) -> String {
+    rfc3339(millis).map_or_else(|| "at a time that is not known".to_owned(), |_| shown(millis))
+}
+
+/// For programs. The event is the text that came: read and written again, long numbers and members of one name are lost.
+#[derive(Serialize)]
+struct Shown {
+    #[serde(flatten)]
+    members: Map<String, Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    value: Option<Box<RawValue>>,
+}
+
+/// The line of `list`, and all that `words` tells.
+fn json(config: &Config, found: &Found, redriven: &Redriven, reveal: bool) -> Shown {
     let (headers, meaning) = match &found.kind {
         Kind::Note(note) => {
             let (place, time) = (found.place().to_string(), rfc3339(found.at()));
-            return json!({"place": place, "time": time, "note_of": Place::from(*note).to_string()});
+            let note_of = Place::from(*note).to_string();
+            let members = [("place", json!(place)), ("time", json!(time)), ("note_of", json!(note_of))];
+            let members = members.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+            return Shown { members, value: None };
         }
         Kind::Letter(letter) => (&letter.original, Meaning::of(letter, redriven.at(found.place()).is_some())),
         Kind::Foreign(headers) => (headers, Meaning::of_foreign()),
@@ -256,26 +290,32 @@ fn json(config: &Config, found: &Found, redriven: &Redriven, reveal: bool) -> Va
         all.insert("headers".into(), export::headers(headers));
     } else {
         let length = |bytes: &[u8]| format!("({} bytes)", bytes.len());
-        let header =
-            |(name, value): &(String, Option<Vec<u8>>)| json!({"name": name, "value": value.as_deref().map(length)});
+        let header = |(name, value): &(String, Option<Vec<u8>>)| json!({"name": masked::name(name), "value": value.as_deref().map(length)});
         all.insert("key".into(), json!(found.key().map(length)));
         all.insert("headers".into(), headers.iter().map(header).collect());
     }
-    match (found.value(), found.value().map(serde_json::from_slice::<Value>)) {
-        (Some(value), _) if !reveal => drop(all.insert("value".into(), masked(value))),
-        (_, Some(Ok(event))) => drop(all.insert("value".into(), event)),
-        (value, _) => export::bytes(&mut all, "value", value),
+    let event = found.value().filter(|_| reveal).and_then(raw);
+    match found.value() {
+        _ if event.is_some() => {}
+        Some(value) if !reveal => drop(all.insert("value".into(), masked(value))),
+        value => export::bytes(&mut all, "value", value),
     }
-    Value::Object(all)
+    Shown { members: all, value: event }
+}
+
+/// In one line: where JSON may hold a line's end, a space says the same. `None`: it is no JSON.
+fn raw(bytes: &[u8]) -> Option<Box<RawValue>> {
+    let text = std::str::from_utf8(bytes).ok()?.replace(['\n', '\r'], " ");
+    RawValue::from_string(text).ok()
 }
 
 fn details(all: &mut Map<String, Value>, letter: &Letter) {
     for (name, value) in [
         ("first_attempt", json!(letter.first_attempt.and_then(rfc3339))),
         ("last_attempt", json!(letter.last_attempt.and_then(rfc3339))),
-        ("answer", json!(letter.answer)),
+        ("answer", json!(letter.answer.as_deref().map(without_addresses))),
         ("truncated_from", json!(letter.truncated)),
-        ("newer", json!(letter.newer)),
+        ("newer", json!(newer(letter))),
     ] {
         all.insert(name.into(), value);
     }
@@ -296,12 +336,58 @@ mod tests {
         let of = |partition, offset| range_of("t", Place { partition, offset }, &there);
         assert_eq!(of(0, 8), Ok(range(0, 8, 9)));
         for (partition, offset, told) in [
-            (0, 9, "the offsets 5 to 8"),
-            (0, 4, "the offsets 5 to 8"),
+            (0, 9, "the offsets 5 to 8, and not 9"),
+            (0, 4, "the offsets 5 to 8, and not 4: what is older than its retention is gone"),
             (1, 3, "holds nothing"),
             (2, 0, "it has 0 to 1"),
         ] {
-            assert!(of(partition, offset).is_err_and(|error| error.contains(told)), "{partition}:{offset}");
+            assert!(of(partition, offset).is_err_and(|error| error.ends_with(told)), "{partition}:{offset}");
         }
+    }
+
+    fn letter(redrives: u32) -> Letter {
+        let origin = crate::dead_letter::Origin {
+            topic: "backfill:ada%40example.com.jsonl".into(),
+            partition: 0,
+            offset: 1,
+            timestamp: -1,
+            key: None,
+            item: None,
+            road: None,
+        };
+        let reason = Reason::of("rejected").expect("a reason");
+        let verdict = crate::dead_letter::Verdict { origin: &origin, stage: "deliver", reason, attempts: None };
+        match Kind::of(None, Some(b"{}"), crate::kafka::headers_of(&verdict.headers(&Vec::new()))) {
+            Kind::Letter(letter) => Letter { redrives, newer: vec!["nat.ada@example.com".into()], ..*letter },
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_command_takes_a_letter_that_was_redriven_as_often_as_redrive_allows_by_itself() {
+        let command = |redrives| Meaning::of(&letter(redrives), false).command.expect("a command");
+        assert!(!command(2).contains("--max-redrives"), "{}", command(2));
+        assert!(command(3).contains(" --max-redrives 4 "), "{}", command(3));
+    }
+
+    #[test]
+    fn what_earlier_versions_wrote_is_shown_without_an_address_and_without_a_time_that_is_none() {
+        let mut text = Text::new("");
+        text.letter(&Letter { answer: Some("no ada&#64;example.com".into()), ..letter(0) }, None);
+        assert!(!text.0.contains("ada") && !text.0.contains("1969"), "{}", text.0);
+        assert!(
+            text.0.contains("written at a time that is not known") && text.0.contains("no (redacted)"),
+            "{}",
+            text.0
+        );
+    }
+
+    #[test]
+    fn a_revealed_event_is_the_text_that_came() {
+        let event = "{\"b\": 12345678901234567890123,\n \"a\": 1.10, \"a\": 2}";
+        assert_eq!(value_of(event.as_bytes(), true), event);
+        let raw = |text: &str| raw(text.as_bytes()).map(|raw| raw.get().to_owned());
+        assert_eq!(raw(event), Some(event.replace('\n', " ")));
+        assert_eq!(raw("{\"a\":"), None);
     }
 }
