@@ -272,3 +272,16 @@ pub async fn interruptible<T: Send + 'static>(
     let done = tokio::task::spawn_blocking(move || work(&stopped)).await;
     done.unwrap_or_else(|error| Err(CommandError::Told(format!("the work was cut short: {error}"))))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_are_told_as_a_shell_takes_them_and_without_secrets() {
+        let set = ["nat.url=http://a/b", "dedup.zone=it's", "nat.api_key=k", "kafka.properties.sasl.password=p"];
+        let settings = SettingsArgs { config: Some("my nat.toml".into()), set: set.map(str::to_owned).to_vec() };
+        let told = r"--config 'my nat.toml' --set nat.url=http://a/b --set 'dedup.zone=it'\''s' --set nat.api_key=… --set kafka.properties.sasl.password=…";
+        assert_eq!(settings.typed().trim(), told);
+    }
+}
