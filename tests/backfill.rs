@@ -271,6 +271,85 @@ fn a_directory_or_a_missing_file_is_a_clear_error() {
 }
 
 #[test]
+fn a_report_that_cannot_be_written_is_told_before_anything_is_sent() {
+    let world = world();
+    let file = write(&world.path("a.jsonl"), format!("{}bad\n", lines(0..3)).as_bytes());
+    let (nowhere, directory) = (world.path("none/r.jsonl"), world.path("archive"));
+    std::fs::create_dir(&directory).expect("made");
+    for report in [&nowhere, &directory] {
+        let report = report.to_str().expect("text");
+        for arguments in [&["--report", report, &file][..], &["--dry-run", "--report", report, &file]] {
+            let output = backfill(&world, arguments);
+            assert_eq!(output.status.code(), Some(1), "{}", told(&output));
+            assert!(told(&output).contains(&format!("{report}: ")), "{}", told(&output));
+            assert!(told(&output).contains("name another file with --report FILE"), "{}", told(&output));
+        }
+    }
+    assert!(world.read(&world.topic("queue")).is_empty(), "nothing was sent");
+    done(&backfill(&world, &["--dry-run", &file]));
+    assert!(!Path::new(&format!("{file}.rejected.jsonl")).exists(), "a dry run leaves none");
+}
+
+#[test]
+fn the_bad_lines_of_a_pipe_of_the_shell_are_reported_as_those_of_standard_input() {
+    let world = world();
+    let file = write(&world.path("a.jsonl"), format!("{}bad\n", lines(0..3)).as_bytes());
+    let mut cat = Command::new("cat").arg(&file).stdout(Stdio::piped()).spawn().expect("it starts");
+    let mut command = world.command(&["backfill", "/dev/stdin"], &[]);
+    command.current_dir(world.path("")).stdin(cat.stdout.take().expect("piped"));
+    done(&command.output().expect("it runs"));
+    cat.wait().expect("it ends");
+    assert_eq!(report(&world.path("stdin.rejected.jsonl")).len(), 1);
+}
+
+#[test]
+fn one_report_takes_the_bad_lines_of_two_files_of_one_name_and_of_two_streams() {
+    let world = world();
+    let bad = world.path("bad.jsonl");
+    let from = |directory: &str| {
+        let directory = world.path(directory);
+        std::fs::create_dir_all(&directory).expect("made");
+        write(&directory.join("events.jsonl"), b"bad\n");
+        let report = bad.to_str().expect("text");
+        let mut command = world.command(&["backfill", "--report", report, "events.jsonl"], &[]);
+        done(&command.current_dir(&directory).output().expect("it runs"));
+    };
+    ["september", "october", "october"].into_iter().for_each(from);
+    assert_eq!(report(&bad).len(), 2);
+    for _ in 0..2 {
+        let mut command = world.command(&["backfill", "--report", bad.to_str().expect("text"), "-"], &[]);
+        let file = std::fs::File::open(world.path("october/events.jsonl")).expect("it is there");
+        done(&command.stdin(file).output().expect("it runs"));
+    }
+    assert_eq!(report(&bad).len(), 4);
+}
+
+#[test]
+fn a_backfill_whose_reader_has_gone_leaves_no_bookmark() {
+    let world = world();
+    let file = write(&world.path("a.jsonl"), lines(0..3).as_bytes());
+    let mut command = world.command(&["backfill", &file], &[]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+    drop(child.stdout.take());
+    done(&child.wait_with_output().expect("it ends"));
+    let summary = done(&backfill(&world, &["--json", &file]));
+    assert!(summary.contains(r#""queued":3"#) && !summary.contains("goes on"), "{summary}");
+}
+
+#[test]
+fn a_line_longer_than_can_be_held_is_reported_in_its_own_words() {
+    let world = world();
+    let file = write(&world.path("a.jsonl"), format!("{}\n{}", "x".repeat(65 << 20), lines(0..1)).as_bytes());
+    let summary = done(&backfill(&world, &["--json", &file]));
+    assert!(summary.contains(r#"{"bad":1,"filtered":0,"lines":2,"queued":1}"#), "{summary}");
+    let bad = report(Path::new(&format!("{file}.rejected.jsonl")));
+    assert_eq!(
+        (&bad[0]["reason"], &bad[0]["because"]),
+        (&"too_large".into(), &"its line is longer than 64 MiB".into())
+    );
+}
+
+#[test]
 fn a_file_cut_short_is_told_with_its_line_and_what_came_before_is_kept() {
     let world = world();
     let whole = gzip(&lines(0..2000));
@@ -282,6 +361,11 @@ fn a_file_cut_short_is_told_with_its_line_and_what_came_before_is_kept() {
         queued > 100 && told(&output).contains(&format!("cut.gz: line {}: ", queued + 1)),
         "{queued}: {}",
         told(&output)
+    );
+    let told = told(&output);
+    assert!(
+        told.contains("put into the queue") && told.contains("ended before it was done. What is in the queue"),
+        "{told}"
     );
     // Fetched again, it goes on as another file; what is there is a duplicate.
     write(&world.path("cut.gz"), &whole);

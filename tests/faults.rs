@@ -16,7 +16,7 @@ use super::support::world::identify;
 const DAY: &str = "2026-11-20T08:00:00Z";
 const SOON: &str = "kafka.properties.session.timeout.ms=6000";
 
-fn admin(world: &World) -> AdminClient<DefaultClientContext> {
+pub fn admin(world: &World) -> AdminClient<DefaultClientContext> {
     ClientConfig::new().set("bootstrap.servers", &world.brokers).create().expect("an admin client")
 }
 

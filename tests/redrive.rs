@@ -492,7 +492,8 @@ fn a_dead_letter_that_is_cut_is_left_to_replay_which_sends_it_whole() {
     let mended = ["topics.partitions=1", "identify.user_id_as_email=true"];
     let report = redrive(&world, &[], &mended);
     assert_eq!((&report["letters"], &report["passed_over"]), (&json!(0), &json!({"truncated": 1})));
-    let replay = world.command(&["replay", "--from", "1h", "--json"], &mended).output().expect("it runs");
+    let replay =
+        world.command(&["replay", "--from", "1h", "--allow-redelivery", "--json"], &mended).output().expect("it runs");
     let replayed: Value = serde_json::from_str(&succeeded(replay)).expect("JSON");
     assert_eq!((&replayed["queued"], &replayed["dead_letters"]), (&json!(1), &json!(0)));
     world.run_until_caught_up(&mended);

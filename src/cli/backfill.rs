@@ -15,17 +15,17 @@ use clap::Args;
 use jiff::Timestamp;
 use rdkafka::message::OwnedHeaders;
 
-use super::feeder::{Count, Feeder, Judge, Judged, summary};
+use super::feeder::{Count, Feeder, Judge, Judged, Token, summary};
 use super::progress::Progress;
 use super::table::number;
-use super::{CommandError, STOPPED, SettingsArgs, Stopped, interruptible, load, start_logs};
+use super::{CommandError, STOPPED, SettingsArgs, Stopped, interruptible, load, start_logs, write_result};
 use crate::address::without_addresses;
 use crate::config::{Config, Log};
 use crate::dead_letter::{Origin, Reason, Road, Undeliverable};
 use crate::dedup::{DedupKey, Key};
-use crate::enqueue::Entry;
+use crate::enqueue::{Enqueue, Entry};
 use crate::kafka::{self, Bookmark, TopicPartition};
-use crate::segment::{Invalid, Outcome};
+use crate::segment::Outcome;
 use lines::{Line, Lines, Source};
 use report::{Bad, Report};
 
@@ -48,7 +48,7 @@ pub struct BackfillArgs {
     /// Files of JSON lines, plain, gzip or zstd; -: standard input
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
-    /// Where bad lines are reported; without it FILE.rejected.jsonl beside each file
+    /// Where bad lines are reported; without it FILE.rejected.jsonl beside each file, and stdin.rejected.jsonl here
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
     /// Count what would be done, and change nothing
@@ -83,18 +83,27 @@ pub async fn run(args: BackfillArgs) -> Result<ExitCode, CommandError> {
     let (dry_run, json) = (args.dry_run, args.json);
     let config = Arc::new(config);
     let (judge, now) = (Arc::new(Judge::new(&config)?), Timestamp::now());
-    let backfill = Backfill { config: Arc::clone(&config), args, judge, now, counts: Counts::default() };
-    let (counts, done) = interruptible(move |stopped| backfill.run(&sources, stopped)).await?;
-    print!("{}", counts.shown(dry_run, json));
-    if !done {
-        let kept = format!("What is in the queue {again}");
-        eprintln!("stopped before it was done. {}", if dry_run { "Nothing was changed" } else { &kept });
-        return Ok(ExitCode::from(STOPPED));
-    }
-    if !dry_run {
-        forget(&config, &groups).await?;
-    }
-    Ok(ExitCode::SUCCESS)
+    let backfill = Backfill { config: Arc::clone(&config), args, judge, now, counts: Counts::default(), enqueue: None };
+    let (counts, ended) = interruptible(move |stopped| Ok(backfill.run(&sources, stopped))).await?;
+    // All of it before the result, which nobody may read any more.
+    let forgotten = match ended {
+        Ok(true) if !dry_run => forget(&config, &groups).await,
+        _ => Ok(()),
+    };
+    let kept = if dry_run { "Nothing was changed".to_owned() } else { format!("What is in the queue {again}") };
+    let code = match &ended {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => {
+            eprintln!("stopped before it was done. {kept}");
+            ExitCode::from(STOPPED)
+        }
+        Err(_) => {
+            eprintln!("ended before it was done. {kept}");
+            ExitCode::FAILURE
+        }
+    };
+    let code = write_result(&counts.shown(dry_run, json), code);
+    ended.and(forgotten).map(|()| code)
 }
 
 /// All files, before anything is sent; and whether their reports can be written.
@@ -110,25 +119,29 @@ fn find(args: &BackfillArgs) -> Result<Vec<Source>, CommandError> {
         return Err(CommandError::Usage(told));
     }
     let sources = without_reports(sources);
-    for source in &sources {
-        let path = args.report.clone().unwrap_or_else(|| source.report());
-        report::verify(&path).map_err(|error| unfit(&path, &error))?;
-    }
+    let reports = match &args.report {
+        Some(report) => vec![report.clone()],
+        None => sources.iter().map(Source::report).collect(),
+    };
+    reports.iter().try_for_each(|path| report::verify(path).map_err(|error| unfit(path, &error)))?;
     Ok(sources)
 }
 
 fn unfit(report: &Path, error: &std::io::Error) -> CommandError {
-    let told = format!("{}: {error}", report.display());
+    let report = report.display();
     match error.kind() {
-        std::io::ErrorKind::InvalidData => CommandError::Usage(told),
-        _ => CommandError::Told(told),
+        std::io::ErrorKind::InvalidData => CommandError::Usage(format!("{report}: {error}")),
+        _ => CommandError::Told(format!(
+            "{report}: {error}: bad lines cannot be reported there; name another file with --report FILE"
+        )),
     }
 }
 
 /// A pattern such as `*.jsonl` matches what an earlier run has reported, too.
 fn without_reports(sources: Vec<Source>) -> Vec<Source> {
-    let reports: Vec<PathBuf> = sources.iter().map(Source::report).collect();
-    let is_report = |source: &Source| reports.iter().any(|report| source.is(report) && report::is_one(report));
+    let reports: HashSet<PathBuf> = sources.iter().filter_map(|source| source.report().canonicalize().ok()).collect();
+    let is_report =
+        |source: &Source| source.canonical.as_ref().is_some_and(|path| reports.contains(path) && report::is_one(path));
     let (reports, sources): (Vec<_>, Vec<_>) = sources.into_iter().partition(is_report);
     for report in reports {
         eprintln!("{}: passed over: it is the report of another of these files", report.shown());
@@ -192,6 +205,8 @@ struct Backfill {
     judge: Arc<Judge>,
     now: Timestamp,
     counts: Counts,
+    /// Between two files.
+    enqueue: Option<Enqueue<Token>>,
 }
 
 /// A file that is being read.
@@ -209,7 +224,12 @@ struct Reading<'a> {
 
 impl Backfill {
     /// What was counted, and whether all of it is done.
-    fn run(mut self, sources: &[Source], stopped: &Stopped) -> Result<(Counts, bool), CommandError> {
+    fn run(mut self, sources: &[Source], stopped: &Stopped) -> (Counts, Result<bool, CommandError>) {
+        let ended = self.read_all(sources, stopped).map(|()| !stopped.is_so());
+        (self.counts, ended)
+    }
+
+    fn read_all(&mut self, sources: &[Source], stopped: &Stopped) -> Result<(), CommandError> {
         // Of a stream nobody knows the length.
         let known = sources.iter().all(|source| source.length > 0);
         let total = if known { sources.iter().map(|source| source.length).sum() } else { 0 };
@@ -234,11 +254,11 @@ impl Backfill {
                 Ok(()) => {}
             }
         }
-        Ok((self.counts, !stopped.is_so()))
+        Ok(())
     }
 
     /// Where an earlier run was stopped, or at the first line.
-    fn begin<'a>(&self, source: &'a Source, progress: &Progress) -> Result<Reading<'a>, CommandError> {
+    fn begin<'a>(&mut self, source: &'a Source, progress: &Progress) -> Result<Reading<'a>, CommandError> {
         let unique = source.identity.clone().unwrap_or_else(|| self.now.as_millisecond().to_string());
         // It goes into headers, which hold no address.
         let topic = format!("backfill:{}:{unique}", without_addresses(&source.name()));
@@ -257,11 +277,14 @@ impl Backfill {
                 source.shown()
             ));
         }
-        let feeder = Feeder::new(&self.config, self.args.rate, bookmark, [(place, begin)]);
+        let enqueue = self.enqueue.take().map_or_else(|| Enqueue::new(&self.config, self.args.rate), Ok);
+        let feeder = Feeder::new(enqueue.map_err(CommandError::told)?, bookmark, [(place, begin)]);
         let path = self.args.report.clone().unwrap_or_else(|| source.report());
-        let report = Report::of(path.clone(), &source.shown(), begin)
+        // Of a stream nobody knows whether it is the same one.
+        let file = source.canonical.as_ref().map(|_| source.file());
+        let report = Report::of(path.clone(), file.as_deref(), begin)
             .map_err(|error| CommandError::Told(format!("{}: {error}", path.display())))?;
-        let target = Some((feeder.map_err(CommandError::told)?, report));
+        let target = Some((feeder, report));
         Ok(Reading { source, topic, line: 0, begin, target })
     }
 
@@ -286,7 +309,10 @@ impl Backfill {
                     progress();
                     continue;
                 }
-                Line::TooLong => self.bad(reading, reading.line, None, Reason::Invalid(Invalid::TooLarge))?,
+                Line::TooLong => {
+                    let why = (Undeliverable::TooLarge.as_str(), lines::TOO_LONG);
+                    self.bad(reading, reading.line, None, why)?;
+                }
                 Line::Whole => self.take(reading, &line)?,
             }
             self.counts.lines += 1;
@@ -308,7 +334,9 @@ impl Backfill {
                 self.counts.filtered += 1;
                 Ok(())
             }
-            Outcome::Invalid { reason, .. } => self.bad(reading, reading.line, judged.item, Reason::Invalid(*reason)),
+            Outcome::Invalid { reason, .. } => {
+                self.bad(reading, reading.line, judged.item, (reason.as_str(), reason.because()))
+            }
         })
     }
 
@@ -339,12 +367,12 @@ impl Backfill {
         reading: &mut Reading<'_>,
         line: i64,
         item: Option<usize>,
-        reason: Reason,
+        (reason, because): (&str, &str),
     ) -> Result<(), CommandError> {
         self.counts.bad += 1;
         let Some((_, report)) = &mut reading.target else { return Ok(()) };
-        let (file, because) = (reading.source.shown(), reason.because().to_owned());
-        let bad = Bad { file, line, item, reason: reason.as_str().to_owned(), because };
+        let file = reading.source.file();
+        let bad = Bad { file, line, item, reason: reason.to_owned(), because: because.to_owned() };
         report.add(&bad).map_err(|error| unwritten(report, &error))
     }
 
@@ -360,7 +388,8 @@ impl Backfill {
     fn save(&mut self, reading: &mut Reading<'_>) -> Result<(), CommandError> {
         let too_large = reading.target.as_mut().map(|(feeder, _)| feeder.take_too_large()).unwrap_or_default();
         for line in too_large {
-            self.bad(reading, line, None, Reason::Undeliverable(Undeliverable::TooLarge))?;
+            let reason = Reason::Undeliverable(Undeliverable::TooLarge);
+            self.bad(reading, line, None, (reason.as_str(), reason.because()))?;
         }
         let Some((feeder, report)) = &mut reading.target else { return Ok(()) };
         report.flush().map_err(|error| unwritten(report, &error))?;
@@ -372,7 +401,7 @@ impl Backfill {
             feeder.wait().map_err(CommandError::told)?;
         }
         self.save(reading)?;
-        let Some((feeder, report)) = &reading.target else { return Ok(()) };
+        let Some((feeder, report)) = reading.target.take() else { return Ok(()) };
         self.counts.queued += feeder.queued;
         if report.written > 0 {
             eprintln!(
@@ -382,6 +411,7 @@ impl Backfill {
                 report.path.display()
             );
         }
+        self.enqueue = Some(feeder.into_enqueue());
         Ok(())
     }
 }
@@ -412,7 +442,7 @@ mod tests {
         let args = Line::parse_from(["backfill", "--dry-run", path.to_str().expect("text")]).args;
         let config = Arc::new(Config::load_offline(&Sources::default()).expect("right"));
         let (judge, now) = (Arc::new(Judge::new(&config).expect("no list")), Timestamp::now());
-        let mut backfill = Backfill { config, args, judge, now, counts: Counts::default() };
+        let mut backfill = Backfill { config, args, judge, now, counts: Counts::default(), enqueue: None };
         let (passed, stopped) = (Arc::new(AtomicU64::new(0)), Stopped::default());
         let lines = source.open(Arc::clone(&passed), &stopped).expect("opened");
         let mut reading = Reading { source: &source, topic: String::new(), line: 0, begin: 91, target: None };

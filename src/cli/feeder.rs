@@ -89,7 +89,7 @@ impl Judge {
 
 /// Where an event stood: which of the feeder's places, and the offset or the line there.
 #[derive(Debug, Clone, Copy)]
-struct Token {
+pub struct Token {
     place: usize,
     offset: i64,
 }
@@ -111,17 +111,13 @@ pub struct Feeder {
 
 impl Feeder {
     /// `begins`: the places that are read, each with the offset that comes first.
-    ///
-    /// # Errors
-    /// When the producer cannot be made.
     pub fn new(
-        config: &Config,
-        rate: Option<u32>,
+        enqueue: Enqueue<Token>,
         bookmark: Option<Bookmark>,
         begins: impl IntoIterator<Item = (TopicPartition, i64)>,
-    ) -> Result<Feeder, KafkaProblem> {
-        Ok(Feeder {
-            enqueue: Enqueue::new(config, rate)?,
+    ) -> Feeder {
+        Feeder {
+            enqueue,
             bookmark,
             places: begins.into_iter().map(|(place, begin)| (place, Ledger::new(begin, 0))).collect(),
             saved: BTreeMap::new(),
@@ -129,7 +125,12 @@ impl Feeder {
             parts: 0,
             queued: 0,
             too_large: Vec::new(),
-        })
+        }
+    }
+
+    /// For the next feeder, once nothing is under way: a producer takes half a second to make.
+    pub fn into_enqueue(self) -> Enqueue<Token> {
+        self.enqueue
     }
 
     /// Puts an event of the record at that place and offset into the queue.

@@ -37,6 +37,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::config::resolve::is_secret;
 use crate::config::{Config, Problem, Sources};
 pub use crate::logs::start_logs;
 
@@ -93,6 +94,16 @@ impl SettingsArgs {
             .collect();
         Sources { file: self.config.clone(), environment, set: self.set.clone() }
     }
+
+    /// The same as arguments, each with a space before it. What may be a secret is left for whoever types it.
+    fn typed(&self) -> String {
+        let file = self.config.iter().map(|file| format!(" --config {}", typed(&file.to_string_lossy())));
+        let set = self.set.iter().map(|set| match set.split_once('=') {
+            Some((name, _)) if is_secret(name) => format!(" --set {name}=…"),
+            _ => format!(" --set {}", typed(set)),
+        });
+        file.chain(set).collect()
+    }
 }
 
 /// Why a command was not done.
@@ -123,8 +134,7 @@ impl CommandError {
 /// Writes a result to standard output, and at once. Whoever reads there may have read enough (`| head`): then the command
 /// ends here, quietly and with 0.
 fn write_out(text: &str) {
-    let mut out = std::io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+    match try_write_out(text) {
         Ok(()) => {}
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(0),
         Err(error) => {
@@ -132,6 +142,31 @@ fn write_out(text: &str) {
             std::process::exit(1)
         }
     }
+}
+
+/// The result of a command that has changed something: it ends with `code`, though nobody may read any more.
+fn write_result(text: &str, code: ExitCode) -> ExitCode {
+    match try_write_out(text) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            eprintln!("error: standard output: {error}");
+            ExitCode::FAILURE
+        }
+        _ => code,
+    }
+}
+
+fn try_write_out(text: &str) -> std::io::Result<()> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush())
+}
+
+/// An argument as it has to be typed in a shell.
+fn typed(argument: &str) -> String {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.,:/=@+%".contains(&byte);
+    if !argument.is_empty() && argument.bytes().all(is_plain) {
+        return argument.to_owned();
+    }
+    format!("'{}'", argument.replace('\'', r"'\''"))
 }
 
 fn list_of(problems: &[Problem]) -> String {
@@ -236,4 +271,17 @@ pub async fn interruptible<T: Send + 'static>(
     });
     let done = tokio::task::spawn_blocking(move || work(&stopped)).await;
     done.unwrap_or_else(|error| Err(CommandError::Told(format!("the work was cut short: {error}"))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_are_told_as_a_shell_takes_them_and_without_secrets() {
+        let set = ["nat.url=http://a/b", "dedup.zone=it's", "nat.api_key=k", "kafka.properties.sasl.password=p"];
+        let settings = SettingsArgs { config: Some("my nat.toml".into()), set: set.map(str::to_owned).to_vec() };
+        let told = r"--config 'my nat.toml' --set nat.url=http://a/b --set 'dedup.zone=it'\''s' --set nat.api_key=… --set kafka.properties.sasl.password=…";
+        assert_eq!(settings.typed().trim(), told);
+    }
 }

@@ -11,17 +11,18 @@ use clap::Args;
 use jiff::Timestamp;
 use rdkafka::message::{Message, OwnedHeaders, OwnedMessage};
 
+use super::dead_letters::told_since::{Accepted, age};
 use super::feeder::{Count, Feeder, Judge, Judged, summary};
 use super::progress::Progress;
 use super::table::number;
-use super::time::{horizon, instant, well_behind};
-use super::{CommandError, STOPPED, SettingsArgs, Stopped, interruptible, load, start_logs};
+use super::time::{horizon, instant};
+use super::{CommandError, STOPPED, SettingsArgs, Stopped, interruptible, load, start_logs, typed, write_result};
 use crate::config::{Config, Log};
 use crate::dead_letter::{self, Origin, Road};
-use crate::dedup::{Change, DedupKey, Delivered, Key, Kind};
-use crate::enqueue::Entry;
+use crate::dedup::{Change, DedupKey, Delivered, Key, Kind, Place};
+use crate::enqueue::{Enqueue, Entry};
 use crate::kafka::{self, Bookmark, Next, Range, RangeReader};
-use crate::segment::{EngageMode, Outcome};
+use crate::segment::{EngageMode, Identify, Outcome};
 use plan::Plan;
 
 /// Put a past range of the source topics into the queue once more
@@ -31,10 +32,11 @@ use plan::Plan;
     nat-destination replay --config nat-destination.toml --from 3d --rate 500\n  \
     nat-destination replay --config nat-destination.toml --from 2026-11-01T08:00Z --topic segment-events\n\n\
     What was delivered is a duplicate and is not sent again, for as long as dedup.retention remembers it. A record that is older \
-    than that could be sent again: with it in the range the replay tells how many contact-days that are, and wants \
-    --allow-redelivery; what becomes older while it runs is left out. Of Engage's events those are left out that are older than \
-    the value that Nat.app has; where that was forgotten, an old value may overwrite a newer one. What was a dead letter stays \
-    one: dead-letters redrive sends those, but for what the dead letter holds the beginning of only.\n\n\
+    than that could be sent again, and so could a late one, whose contact's day began before that: with such in the range the \
+    replay tells how many contact-days that are, and wants --allow-redelivery or --leave-out-old; what becomes older while it \
+    runs is left out. Of Engage's events those are left out that are older than the value that Nat.app has; where that was \
+    forgotten, an old value may overwrite a newer one. What was a dead letter stays one: dead-letters redrive sends those, but \
+    for what the dead letter holds the beginning of only.\n\n\
     Stopped by Ctrl-C or killed, the same command goes on where it was. Times are those of the records, and a \
     partition's range ends at its first record of --to or later, also where a clock that is ahead has stamped it. Times such as 3d \
     are another range at every start, hence a stopped replay tells the command that goes on.")]
@@ -59,6 +61,9 @@ pub struct ReplayArgs {
     /// Also what is older than dedup.retention, which Nat.app may then be told a second time
     #[arg(long)]
     allow_redelivery: bool,
+    /// Without what is older than dedup.retention
+    #[arg(long, conflicts_with = "allow_redelivery")]
+    leave_out_old: bool,
     /// Begin again, though an earlier run of this replay was stopped
     #[arg(long)]
     restart: bool,
@@ -71,10 +76,7 @@ pub async fn run(mut args: ReplayArgs) -> Result<ExitCode, CommandError> {
     start_logs(&Log { format: "human".into(), level: "warn".into() });
     args.topics.sort();
     args.topics.dedup();
-    if args.to.is_some_and(|to| to <= args.from) {
-        let (from, to) = (args.from, args.to.unwrap_or_default());
-        return Err(CommandError::Usage(format!("the range is upside down: --from {from} is not before --to {to}")));
-    }
+    verify_range(&args)?;
     let mut config = load(&args.settings)?;
     let verified = kafka::verify_or_create(&config, false).await.map_err(CommandError::told)?;
     config.topics.batch_bytes = verified.batch_bytes.unwrap_or(config.topics.batch_bytes);
@@ -84,27 +86,43 @@ pub async fn run(mut args: ReplayArgs) -> Result<ExitCode, CommandError> {
     let (args, of) = (Arc::new(args), Arc::clone(&config));
     let replay = Replay::new(of, Arc::clone(&args), plan)?;
     let (counts, done) = interruptible(move |stopped| replay.run(stopped)).await?;
-    print!("{}", counts.shown(&args));
+    // All of it before the result, which nobody may read any more.
+    let forgotten = match done && !args.dry_run {
+        true => plan::forget(&config, &group).await.map_err(CommandError::told),
+        false => Ok(()),
+    };
     if !done {
         eprintln!("stopped before it was done. {}", how_to_go_on(&args));
-        return Ok(ExitCode::from(STOPPED));
     }
-    if !args.dry_run {
-        plan::forget(&config, &group).await.map_err(CommandError::told)?;
+    let code = if done { ExitCode::SUCCESS } else { ExitCode::from(STOPPED) };
+    let code = write_result(&counts.shown(&args), code);
+    forgotten.map(|()| code)
+}
+
+fn verify_range(args: &ReplayArgs) -> Result<(), CommandError> {
+    let (from, to) = (args.from, args.to.unwrap_or_else(Timestamp::now));
+    if from < to {
+        return Ok(());
     }
-    Ok(ExitCode::SUCCESS)
+    let to = args.to.map_or_else(|| "now, where it ends without --to".to_owned(), |to| format!("--to {to}"));
+    Err(CommandError::Usage(format!("the range is upside down: --from {from} is not before {to}")))
 }
 
 fn how_to_go_on(args: &ReplayArgs) -> String {
     if args.dry_run {
         return "Nothing was changed".to_owned();
     }
-    let to = args.to.map(|to| format!(" --to {to}")).unwrap_or_default();
-    let topics: String = args.topics.iter().map(|topic| format!(" --topic {topic}")).collect();
-    format!(
-        "What is in the queue is kept in mind; go on with: nat-destination replay --from {}{to}{topics} …",
-        args.from
-    )
+    let mut command = format!("nat-destination replay{} --from {}", args.settings.typed(), args.from);
+    command.extend(args.to.map(|to| format!(" --to {to}")));
+    command.extend(args.topics.iter().map(|topic| format!(" --topic {}", typed(topic))));
+    command.extend(args.rate.map(|rate| format!(" --rate {rate}")));
+    let flags = [
+        (args.allow_redelivery, " --allow-redelivery"),
+        (args.leave_out_old, " --leave-out-old"),
+        (args.json, " --json"),
+    ];
+    command.extend(flags.iter().filter(|(is_set, _)| *is_set).map(|(_, flag)| *flag));
+    format!("What is in the queue is kept in mind; go on with: {command}")
 }
 
 /// What became of the events of a range.
@@ -121,6 +139,8 @@ struct Counts {
     /// Engage events from before the value that Nat.app was told last.
     told_since: u64,
     too_large: u64,
+    /// Offsets that retention deleted before they were read.
+    gone: u64,
     /// Older than the retention, and left out since there is no leave.
     left_out: u64,
     /// Older than the retention.
@@ -141,6 +161,7 @@ impl Counts {
             always("invalid", "invalid: dead letters when they came", self.invalid),
             always("dead_letters", "dead letters, left to dead-letters redrive", self.dead_letters),
             seldom("told_since", "Engage's, older than the value that Nat.app has", self.told_since),
+            seldom("gone", "offsets that retention deleted before they were read", self.gone),
             seldom("too_large", "larger than the queue takes", self.too_large),
             seldom("left_out", "older than dedup.retention, left out", self.left_out),
             seldom(
@@ -153,8 +174,16 @@ impl Counts {
     }
 }
 
-/// Where an event stood: which range, the offset, and the place in a batch.
-type Spot = (usize, i64, Option<usize>);
+/// Where an event stood: which range, the offset, the place in a batch, and the record's time: in a topic made anew there are
+/// others at the same offsets.
+type Spot = (usize, i64, Option<usize>, i64);
+
+/// What Nat.app was told last of an Engage key.
+struct Told {
+    event: Accepted,
+    /// When it was accepted, Unix milliseconds.
+    at: i64,
+}
 
 struct Replay {
     config: Arc<Config>,
@@ -163,8 +192,7 @@ struct Replay {
     judge: Judge,
     /// Of the range's events, those that the dead-letter topic holds.
     dead_letters: HashSet<Spot>,
-    /// When Nat.app accepted the Engage value that it has, Unix milliseconds.
-    engage: HashMap<Key, i64>,
+    engage: HashMap<Key, Told>,
 }
 
 impl Replay {
@@ -177,7 +205,8 @@ impl Replay {
     fn run(mut self, stopped: &Stopped) -> Result<(Counts, bool), CommandError> {
         self.find_dead_letters(stopped)?;
         self.find_engage_values(stopped)?;
-        if self.args.dry_run || self.args.from.as_millisecond() < self.horizon() {
+        // What is too old may stand anywhere: clocks go wrong, and events come late.
+        if self.args.dry_run || !self.args.leave_out_old {
             let counts = self.survey(stopped)?;
             if self.args.dry_run || stopped.is_so() {
                 return Ok((counts, !stopped.is_so()));
@@ -208,7 +237,7 @@ impl Replay {
                     && (range.begin..range.end).contains(&origin.offset)
             };
             if let Some(range) = ranges.iter().position(holds) {
-                found.insert((range, origin.offset, origin.item));
+                found.insert((range, origin.offset, origin.item, origin.timestamp));
             }
             Ok(())
         })?;
@@ -219,33 +248,53 @@ impl Replay {
 
     /// What Nat.app had accepted before the replay was first started.
     fn find_engage_values(&mut self, stopped: &Stopped) -> Result<(), CommandError> {
-        let mut found = HashMap::new();
-        if self.config.rules.engage == EngageMode::Changes {
-            let values = engage_values(&self.config, &self.plan.delivered, stopped, |_| true)?;
-            found.extend(values.into_iter().map(|(key, (_, delivered))| (key, delivered.at)));
+        if self.config.rules.engage != EngageMode::Changes {
+            return Ok(());
         }
-        found.retain(|_, at| *at < self.plan.start);
-        self.engage = found;
+        let values = engage_values(&self.config, &self.plan.delivered, stopped, |_| true)?;
+        let mut found: HashMap<Key, Accepted> = values
+            .into_iter()
+            .map(|(key, (partition, delivered))| (key, Accepted::of(partition, &delivered)))
+            .collect();
+        found.retain(|_, accepted| accepted.at < self.plan.start);
+        let accepted_at: HashMap<Key, i64> = found.iter().map(|(key, accepted)| (*key, accepted.at)).collect();
+        // What was accepted before the range begins is older than all that is in it.
+        let from = self.args.from.as_millisecond();
+        let (mut young, old): (HashMap<_, _>, HashMap<_, _>) =
+            found.into_iter().partition(|(_, accepted)| accepted.at >= from);
+        age(&self.config, &mut young, stopped)?;
+        let told = |(key, event): (Key, Accepted)| (key, Told { event, at: accepted_at[&key] });
+        self.engage = young.into_iter().chain(old).map(told).collect();
         Ok(())
     }
 
     /// One contact's Engage events lie on several partitions, which a replay reads one after the other. So that none brings an
-    /// old value back, it leaves out what was there before Nat.app accepted the value that it has.
+    /// old value back, it leaves out what is older than the value that Nat.app has: within one partition the offset tells that
+    /// (but of a topic made anew, whose offsets begin again), of two only the times.
     fn is_told_since(&self, record: &OwnedMessage, judged: &Judged<'_>) -> bool {
         let Outcome::Identify(identify) = &judged.outcome else { return false };
         let key = DedupKey::of(identify, self.config.rules.engage);
-        let accepted = self.engage.get(&key.key).filter(|_| key.kind != Kind::Visit);
-        accepted.is_some_and(|at| record.timestamp().to_millis().unwrap_or_default() <= *at)
+        let Some(told) = self.engage.get(&key.key).filter(|_| key.kind != Kind::Visit) else { return false };
+        let item = judged.item.and_then(|item| u32::try_from(item).ok()).unwrap_or(0);
+        let place = Place::of(record.topic(), record.partition(), record.offset(), item);
+        match place.source == told.event.place.source {
+            true => place.is_not_after(&told.event.place) && time_of(record) <= told.at,
+            false => time_of(record) <= told.event.at,
+        }
     }
 
     /// Counts, and sends nothing.
     fn survey(&self, stopped: &Stopped) -> Result<Counts, CommandError> {
         let mut counts = Counts::default();
-        each_record(&self.config, &self.plan.ranges, "counting", stopped, |range, record| {
-            self.each_identify(range, record, &mut counts, |counts, judged| {
-                counts.identify += 1;
-                if let (Outcome::Identify(identify), true) = (&judged.outcome, self.is_forgettable(record)) {
-                    counts.forgettable.insert(DedupKey::of(identify, self.config.rules.engage).key);
+        counts.gone = each_record_left(&self.config, &self.plan.ranges, "counting", stopped, |range, record| {
+            self.each_identify(range, record, &mut counts, |counts, _, identify| {
+                match self.is_forgettable(record, identify) {
+                    true if self.args.leave_out_old => counts.left_out += 1,
+                    is_forgettable => {
+                        counts.identify += 1;
+                        let key = is_forgettable.then(|| DedupKey::of(identify, self.config.rules.engage).key);
+                        counts.forgettable.extend(key);
+                    }
                 }
                 Ok(())
             })
@@ -260,17 +309,16 @@ impl Replay {
         }
         let retention = humantime::format_duration(self.config.dedup_retention);
         let told = format!(
-            "{} contact-days (and Engage values) of this range come from records older than dedup.retention ({retention}): \
-             what was delivered of them may have been forgotten, and would be sent again",
+            "{} contact-days (and Engage values) of this range are older than dedup.retention ({retention}), or began before \
+             that: what was delivered of them may have been forgotten, and would be sent again",
             number(contact_days)
         );
         if self.args.allow_redelivery {
             eprintln!("{told}. --allow-redelivery: so be it");
             return Ok(());
         }
-        let from = well_behind(self.horizon());
         Err(CommandError::Told(format!(
-            "{told}. Nothing was sent. Add --allow-redelivery to send them all the same, or begin later: --from {from}"
+            "{told}. Nothing was sent. Add --allow-redelivery to send them all the same, or --leave-out-old to go without them"
         )))
     }
 
@@ -279,20 +327,21 @@ impl Replay {
         self.plan.keep(&self.config).map_err(CommandError::told)?;
         let bookmark = Bookmark::new(&self.config, &self.plan.group).map_err(CommandError::told)?;
         let begins = self.plan.ranges.iter().map(|range| (range.place.clone(), range.begin));
-        let feeder = Feeder::new(&self.config, self.args.rate, Some(bookmark), begins);
-        let mut feeder = feeder.map_err(CommandError::told)?;
-        each_record(&self.config, &self.plan.ranges, "replay", stopped, |range, record| {
-            self.each_identify(range, record, &mut counts, |counts, judged| {
-                if self.is_forgettable(record) && !self.args.allow_redelivery {
+        let enqueue = Enqueue::new(&self.config, self.args.rate).map_err(CommandError::told)?;
+        let mut feeder = Feeder::new(enqueue, Some(bookmark), begins);
+        let gone = each_record_left(&self.config, &self.plan.ranges, "replay", stopped, |range, record| {
+            self.each_identify(range, record, &mut counts, |counts, judged, identify| {
+                if !self.args.allow_redelivery && self.is_forgettable(record, identify) {
                     counts.left_out += 1;
                     return Ok(());
                 }
-                self.send(&mut feeder, range, record, &judged)
+                self.send(&mut feeder, range, record, judged, identify)
             })?;
             feeder.passed(range, record.offset()).map_err(CommandError::told)?;
             if feeder.is_about_to_save() { feeder.save().map_err(CommandError::told) } else { Ok(()) }
         })?;
         feeder.wait().and_then(|()| feeder.save()).map_err(CommandError::told)?;
+        counts.gone = gone;
         counts.queued = feeder.queued;
         counts.too_large = feeder.take_too_large().len() as u64;
         Ok(counts)
@@ -304,13 +353,13 @@ impl Replay {
         range: usize,
         record: &OwnedMessage,
         judged: &Judged<'_>,
+        identify: &Identify<'_>,
     ) -> Result<(), CommandError> {
-        let Outcome::Identify(identify) = &judged.outcome else { return Ok(()) };
         let origin = Origin {
             topic: record.topic().into(),
             partition: record.partition(),
             offset: record.offset(),
-            timestamp: record.timestamp().to_millis().unwrap_or_default(),
+            timestamp: time_of(record),
             key: record.key().map(Into::into),
             item: judged.item,
             road: Some(Road::Replay),
@@ -326,10 +375,10 @@ impl Replay {
         range: usize,
         record: &OwnedMessage,
         counts: &mut Counts,
-        mut take: impl FnMut(&mut Counts, Judged<'_>) -> Result<(), CommandError>,
+        mut take: impl FnMut(&mut Counts, &Judged<'_>, &Identify<'_>) -> Result<(), CommandError>,
     ) -> Result<(), CommandError> {
         counts.records += 1;
-        let is_dead = |item| self.dead_letters.contains(&(range, record.offset(), item));
+        let is_dead = |item| self.dead_letters.contains(&(range, record.offset(), item, time_of(record)));
         self.judge.each(record.payload(), |judged| {
             match &judged.outcome {
                 Outcome::Filtered(_) => counts.filtered += 1,
@@ -337,21 +386,31 @@ impl Replay {
                 _ if is_dead(None) || is_dead(judged.item) => counts.dead_letters += 1,
                 Outcome::Invalid { .. } => counts.invalid += 1,
                 Outcome::Identify(_) if self.is_told_since(record, &judged) => counts.told_since += 1,
-                Outcome::Identify(_) => return take(counts, judged),
+                Outcome::Identify(identify) => return take(counts, &judged, identify),
             }
             Ok(())
         })
     }
 
-    /// Whether what was delivered of it may have been forgotten. A slow replay may have come to it too late.
-    fn is_forgettable(&self, record: &OwnedMessage) -> bool {
-        record.timestamp().to_millis().unwrap_or_default() < self.horizon()
+    /// Whether what was delivered of it may have been forgotten. Dedup forgets by the time of the delivery, and a contact's day
+    /// may have been delivered as soon as it began, by an earlier event. A slow replay may have come to it too late.
+    fn is_forgettable(&self, record: &OwnedMessage, identify: &Identify<'_>) -> bool {
+        let rules = &self.config.rules;
+        let is_engage = identify.engage.is_some() && rules.engage == EngageMode::Changes;
+        let day = identify.day.to_zoned_datetime(rules.zone.clone()).ok().filter(|_| !is_engage);
+        let begin = day.map_or(i64::MAX, |day| day.timestamp().as_millisecond());
+        time_of(record).min(begin) < self.horizon()
     }
 
     /// Records before this are older than the retention. Unix milliseconds.
     fn horizon(&self) -> i64 {
         horizon(self.config.dedup_retention, Timestamp::now())
     }
+}
+
+/// Unix milliseconds.
+fn time_of(record: &OwnedMessage) -> i64 {
+    record.timestamp().to_millis().unwrap_or_default()
 }
 
 /// What `delivered` said last of each Engage key that is wanted, with the partition. A resize has copied keys to several: in one
@@ -381,7 +440,7 @@ pub(super) fn engage_values(
             Some(Err(_)) => foreign += 1,
             // The key was forgotten.
             None => {
-                let at = record.timestamp().to_millis().unwrap_or_default();
+                let at = time_of(record);
                 if let Ok(key) = key.try_into() {
                     take(Key(key), partition, at, None);
                 }
@@ -406,8 +465,19 @@ pub(super) fn each_record(
     ranges: &[Range],
     what: &'static str,
     stopped: &Stopped,
-    mut take: impl FnMut(usize, &OwnedMessage) -> Result<(), CommandError>,
+    take: impl FnMut(usize, &OwnedMessage) -> Result<(), CommandError>,
 ) -> Result<(), CommandError> {
+    each_record_left(config, ranges, what, stopped, take).map(drop)
+}
+
+/// As `each_record`; says how many offsets retention had deleted before they were read.
+fn each_record_left(
+    config: &Config,
+    ranges: &[Range],
+    what: &'static str,
+    stopped: &Stopped,
+    mut take: impl FnMut(usize, &OwnedMessage) -> Result<(), CommandError>,
+) -> Result<u64, CommandError> {
     let mut reader = RangeReader::new(config, ranges.to_vec()).map_err(CommandError::told)?;
     let mut progress = Progress::new(what, "offsets", reader.total());
     let mut at = 0;
@@ -427,5 +497,5 @@ pub(super) fn each_record(
         }
         progress.at(reader.done());
     }
-    Ok(())
+    Ok(reader.gone())
 }

@@ -268,8 +268,14 @@ pub fn environment_name(setting: &str) -> String {
 
 /// A secret's value is never shown, nor is a property's that may be one.
 pub fn mask_property(property: &str, value: &str) -> String {
+    if is_secret(property) { "(secret)".into() } else { format!("{value:?}") }
+}
+
+/// Whether a setting or a property is a secret, or may be one.
+pub fn is_secret(name: &str) -> bool {
     const SECRET: &[&str] = &["password", "secret", "key.pem", "oauthbearer.config", "token", "jaas"];
-    if SECRET.iter().any(|part| property.contains(part)) { "(secret)".into() } else { format!("{value:?}") }
+    let is_setting = table::SETTINGS.iter().any(|setting| setting.secret && setting.name == name);
+    is_setting || SECRET.iter().any(|part| name.contains(part))
 }
 
 /// `; did you mean …?` if a name is near enough.

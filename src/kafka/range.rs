@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Message, OwnedMessage};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
@@ -59,6 +59,7 @@ pub struct RangeReader {
     last_sign: Instant,
     total: u64,
     left: u64,
+    gone: u64,
 }
 
 impl RangeReader {
@@ -67,8 +68,10 @@ impl RangeReader {
     pub fn new(config: &Config, ranges: Vec<Range>) -> Result<RangeReader, KafkaProblem> {
         let ranges: VecDeque<_> = ranges.into_iter().filter(|range| range.begin < range.end).map(Arc::new).collect();
         let total = ranges.iter().map(|range| range.length()).sum();
+        let mut settings = reader_config(config);
+        settings.set("auto.offset.reset", "error"); // What is gone is to be told.
         Ok(RangeReader {
-            reader: client(&reader_config(config))?,
+            reader: client(&settings)?,
             brokers: config.kafka.brokers.clone(),
             patience: config.kafka.timeout * 3,
             ranges,
@@ -77,6 +80,7 @@ impl RangeReader {
             last_sign: Instant::now(),
             total,
             left: total,
+            gone: 0,
         })
     }
 
@@ -88,6 +92,11 @@ impl RangeReader {
     /// Offsets passed.
     pub fn done(&self) -> u64 {
         self.total - self.left
+    }
+
+    /// Offsets that retention had deleted before they were read.
+    pub fn gone(&self) -> u64 {
+        self.gone
     }
 
     /// The next record.
@@ -108,6 +117,9 @@ impl RangeReader {
             Some(Ok(_)) => self.finish_partition(),
             Some(Err(KafkaError::PartitionEOF(_))) => self.at_end(&range),
             Some(Err(error)) if is_final(&error) => Err(failed(error)),
+            Some(Err(error)) if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AutoOffsetReset) => {
+                self.out_of_range(&range, error)
+            }
             Some(Err(error)) => self.idle(&range, Some(error)),
             None => self.idle(&range, None),
         }
@@ -136,6 +148,24 @@ impl RangeReader {
     fn finish_partition(&mut self) -> Result<Next, KafkaProblem> {
         if let Some(end) = self.ranges.front().map(|range| range.end) {
             self.pass(end);
+        }
+        Ok(Next::Idle)
+    }
+
+    /// The broker has no such offset: retention has deleted it, or the partition is shorter than it was.
+    fn out_of_range(&mut self, range: &Range, why: KafkaError) -> Result<Next, KafkaProblem> {
+        let next = self.next.unwrap_or(range.begin);
+        let (topic, partition) = &range.place;
+        let begin = match self.reader.fetch_watermarks(topic, *partition, self.patience) {
+            Ok((low, _)) if low > next => low.min(range.end),
+            Ok(_) => return self.ask_again(range, next, Some(why)),
+            Err(error) if is_final(&error) => return Err(failed(error)),
+            Err(error) => return self.ask_again(range, next, Some(error)),
+        };
+        self.gone += u64::try_from(begin - next).unwrap_or(0);
+        self.pass(begin);
+        if begin < range.end {
+            self.assign(&range.place, begin)?;
         }
         Ok(Next::Idle)
     }

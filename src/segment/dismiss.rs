@@ -65,10 +65,13 @@ fn skip_space(bytes: &[u8]) -> &[u8] {
     &bytes[start.unwrap_or(bytes.len())..]
 }
 
-/// Whether it is a text, not empty, that begins neither like "identify" nor like "batch": the text may be cut off.
+/// Whether it is a text, not empty, that neither begins like "identify" or "batch" nor is cut off while it may become that.
 fn names_another_call(said: &[u8]) -> bool {
-    let is = |call: &[u8]| said.get(..call.len()).is_some_and(|text| text.eq_ignore_ascii_case(call));
-    said.len() > 1 && said[0] == b'"' && said[1] != b'"' && !is(b"\"identify") && !is(b"\"batch")
+    let may_be = |call: &[u8]| {
+        let common = said.len().min(call.len());
+        said[..common].eq_ignore_ascii_case(&call[..common])
+    };
+    said.len() > 1 && said[0] == b'"' && said[1] != b'"' && !may_be(b"\"identify") && !may_be(b"\"batch")
 }
 
 /// Whether one of the keys `type` up to `last` is a member of the outermost object, read from the front.

@@ -68,6 +68,9 @@ fn whatever_may_be_more_is_left_to_the_parser() {
         r#"{"Type":"track"}"#,
         r#"{"type":"#,
         r#"{"type":""#,
+        r#"{"type":"i"#,
+        r#"{"type":"iden"#,
+        r#"{"type" : "bat"#,
         r#"{"x":"{\\\"type\":\"track\"}"}"#,
     ] {
         assert!(!dismiss(event.as_bytes()), "{event}");
@@ -203,6 +206,18 @@ proptest! {
             prop_assert!(may_be, "{}: {}", answer, bytes.escape_ascii());
             // Of serde_json's JSON only what is no UTF-8 is none of ours.
             prop_assert!(!is_json || str::from_utf8(&bytes).is_err() || answer == "not_identify");
+        }
+    }
+
+    #[test]
+    fn an_identify_call_or_a_batch_that_is_cut_anywhere_is_never_dismissed(
+        text in object_of(value()),
+        call in prop::sample::select(&["identify", "Identify", "batch", "BATCH"][..]),
+        at: prop::sample::Index,
+    ) {
+        let whole = format!(r#"{{"type":"{call}",{}"#, text.strip_prefix('{').unwrap_or(&text));
+        for cut in [at.index(whole.len()), at.index(r#"{"type":"identify"#.len())] {
+            prop_assert!(!dismiss(&whole.as_bytes()[..cut]), "{}", &whole.as_bytes()[..cut].escape_ascii());
         }
     }
 

@@ -1,12 +1,12 @@
 //! A file of lines, plain or compressed by gzip or zstd, which its first bytes tell.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Cursor, Read};
+use std::io::{self, BufRead, BufReader, Chain, Cursor, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use flate2::read::MultiGzDecoder;
+use flate2::bufread::GzDecoder;
 use memchr::memchr;
 
 use super::stream::Stream;
@@ -14,6 +14,7 @@ use crate::cli::Stopped;
 
 /// Enough for any batch; without an end, a file without line ends would fill the memory.
 const LONGEST: usize = 64 << 20;
+pub const TOO_LONG: &str = "its line is longer than 64 MiB";
 /// So much of a file's beginning tells it from others.
 const BEGINNING: u64 = 64 << 10;
 const GZIP: &[u8] = &[0x1f, 0x8b];
@@ -25,6 +26,8 @@ const ZSTD_SKIPPED: &[u8] = &[0x2a, 0x4d, 0x18];
 #[derive(Debug)]
 pub struct Source {
     path: PathBuf,
+    /// `None`: it is no file.
+    pub canonical: Option<PathBuf>,
     /// 0: nobody knows.
     pub length: u64,
     /// A hash of path, length and beginning; `None`: it cannot be read a second time.
@@ -35,7 +38,7 @@ impl Source {
     /// # Errors
     /// When there is no such file, it is a directory, or it may not be read.
     pub fn find(path: &Path) -> io::Result<Source> {
-        let of_stream = Source { path: path.to_owned(), length: 0, identity: None };
+        let of_stream = Source { path: path.to_owned(), canonical: None, length: 0, identity: None };
         if of_stream.is_stdin() {
             return Ok(of_stream);
         }
@@ -49,10 +52,11 @@ impl Source {
         let mut beginning = Vec::new();
         File::open(path)?.take(BEGINNING).read_to_end(&mut beginning)?;
         let mut hash = blake3::Hasher::new();
-        hash.update(path.canonicalize()?.as_os_str().as_encoded_bytes());
+        let canonical = path.canonicalize()?;
+        hash.update(canonical.as_os_str().as_encoded_bytes());
         hash.update(&metadata.len().to_be_bytes()).update(&beginning);
         let identity = hash.finalize().to_hex()[..16].to_owned();
-        Ok(Source { length: metadata.len(), identity: Some(identity), ..of_stream })
+        Ok(Source { canonical: Some(canonical), length: metadata.len(), identity: Some(identity), ..of_stream })
     }
 
     pub fn is_stdin(&self) -> bool {
@@ -64,6 +68,11 @@ impl Source {
         if self.is_stdin() { "standard input".to_owned() } else { self.path.display().to_string() }
     }
 
+    /// As a report names it: however the user names it, and from whichever directory.
+    pub fn file(&self) -> String {
+        self.canonical.as_ref().map_or_else(|| self.shown(), |path| path.display().to_string())
+    }
+
     /// Without its directories.
     pub fn name(&self) -> String {
         let name = self.path.file_name().filter(|_| !self.is_stdin());
@@ -72,14 +81,16 @@ impl Source {
 
     /// Where its bad lines are reported, unless the user says.
     pub fn report(&self) -> PathBuf {
-        let base = if self.is_stdin() { Path::new("stdin") } else { &self.path };
+        // There is nothing to be made beside /dev/fd/63.
+        let is_device = self.path.starts_with("/dev");
+        let base = if self.is_stdin() || is_device { Path::new("stdin") } else { &self.path };
         let mut name = base.as_os_str().to_owned();
         name.push(".rejected.jsonl");
         name.into()
     }
 
     pub fn is(&self, path: &Path) -> bool {
-        !self.is_stdin() && self.path.canonicalize().ok().is_some_and(|own| path.canonicalize().ok() == Some(own))
+        self.canonical.is_some() && path.canonicalize().ok() == self.canonical
     }
 
     /// Whether it can be read once only.
@@ -97,14 +108,15 @@ impl Source {
             // What is written into it from now on is another file's: it is known by its length.
             false => Box::new(File::open(&self.path)?.take(self.length)),
         };
-        let mut counted = Counted { raw, passed };
+        let left = (!self.is_stream()).then_some(self.length);
+        let mut counted = Counted { raw, passed, left };
         let mut magic = Vec::new();
         counted.by_ref().take(ZSTD.len() as u64).read_to_end(&mut magic)?;
         let (gzip, zstd) = (magic.starts_with(GZIP), is_zstd(&magic));
         let whole = BufReader::with_capacity(128 << 10, Cursor::new(magic).chain(counted));
         Ok(Lines {
             reader: match (gzip, zstd) {
-                (true, _) => Box::new(BufReader::new(MultiGzDecoder::new(whole))),
+                (true, _) => Box::new(BufReader::new(Gzip { member: Some(GzDecoder::new(whole)) })),
                 (_, true) => Box::new(BufReader::new(zstd::stream::read::Decoder::with_buffer(whole)?)),
                 _ => Box::new(whole),
             },
@@ -120,13 +132,62 @@ fn is_zstd(magic: &[u8]) -> bool {
 struct Counted {
     raw: Box<dyn Read>,
     passed: Arc<AtomicU64>,
+    /// Of a file's length.
+    left: Option<u64>,
 }
 
 impl Read for Counted {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let read = self.raw.read(buffer)?;
+        let left = self.left.map(|left| left.saturating_sub(read as u64));
+        if read == 0 && !buffer.is_empty() && left.is_some_and(|left| left > 0) {
+            return Err(io::Error::other("the file is shorter than it was when the backfill began"));
+        }
+        self.left = left;
         self.passed.fetch_add(read as u64, Ordering::Relaxed);
         Ok(read)
+    }
+}
+
+type Whole = BufReader<Chain<Cursor<Vec<u8>>, Counted>>;
+
+/// A file of one member or several, read to the end as GNU gzip does: zeros behind the last one (a tape's, a block device's)
+/// are nothing.
+struct Gzip {
+    /// `None`: at the end.
+    member: Option<GzDecoder<Whole>>,
+}
+
+impl Read for Gzip {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while let Some(member) = &mut self.member {
+            let read = member.read(buffer)?;
+            if read > 0 || buffer.is_empty() {
+                return Ok(read);
+            }
+            if skip_zeros(member.get_mut())? {
+                break;
+            }
+            self.member = self.member.take().map(|member| GzDecoder::new(member.into_inner()));
+        }
+        self.member = None;
+        Ok(0)
+    }
+}
+
+/// Says whether there is nothing behind them.
+fn skip_zeros(reader: &mut impl BufRead) -> io::Result<bool> {
+    loop {
+        let available = reader.fill_buf()?;
+        if available.is_empty() {
+            return Ok(true);
+        }
+        let zeros = available.iter().take_while(|byte| **byte == 0).count();
+        let all = zeros == available.len();
+        reader.consume(zeros);
+        if !all {
+            return Ok(false);
+        }
     }
 }
 
@@ -219,5 +280,45 @@ mod tests {
             std::iter::from_fn(|| Some(lines.next(&mut line).expect("read"))).take_while(|line| *line != Line::End);
         assert_eq!((count.count() as u64, passed.load(Ordering::Relaxed)), (2, source.length));
         std::fs::remove_file(path).expect("removed");
+    }
+
+    /// What is read of a file with these bytes.
+    fn read(name: &str, bytes: &[u8], meanwhile: impl FnOnce(&Path)) -> io::Result<u64> {
+        let path = std::env::temp_dir().join(format!("nat-destination-{name}-{}", std::process::id()));
+        std::fs::write(&path, bytes).expect("written");
+        let source = Source::find(&path).expect("it is there");
+        meanwhile(&path);
+        let mut lines = source.open(Arc::default(), &Stopped::default()).expect("opened");
+        let (mut line, mut count) = (Vec::new(), 0);
+        let read = loop {
+            match lines.next(&mut line) {
+                Ok(Line::End) => break Ok(count),
+                Ok(_) => count += 1,
+                Err(error) => break Err(error),
+            }
+        };
+        std::fs::remove_file(path).expect("removed");
+        read
+    }
+
+    #[test]
+    fn a_file_that_shrinks_is_not_taken_for_whole() {
+        let read = read("shrinking", b"one\ntwo\nthree\n", |path| std::fs::write(path, "one\n").expect("written"));
+        assert!(read.expect_err("it is cut").to_string().contains("shorter than it was"));
+    }
+
+    #[test]
+    fn gzip_is_read_to_the_end_whatever_its_members_and_the_zeros_behind_them() {
+        let member = |text: &str| {
+            let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+            io::Write::write_all(&mut encoder, text.as_bytes()).expect("packed");
+            encoder.finish().expect("packed")
+        };
+        let (one, zeros) = (member("one\ntwo\n"), vec![0; 200_000]);
+        let all = [&one[..], &member(""), &member("three\n")].concat();
+        assert_eq!(read("members", &all, |_| ()).expect("read"), 3);
+        assert_eq!(read("padded", &[&all[..], &zeros].concat(), |_| ()).expect("read"), 3);
+        assert!(read("followed", &[&all[..], &zeros, b"x"].concat(), |_| ()).is_err());
+        assert!(read("cut", &all[..all.len() - 3], |_| ()).is_err());
     }
 }

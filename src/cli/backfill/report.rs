@@ -12,7 +12,7 @@ const BEGINNING: &[u8] = br#"{"file":""#;
 
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Bad {
-    /// As the user named it.
+    /// Its full path, so that two of one name are two; `standard input`.
     pub file: String,
     /// From 1 on.
     pub line: i64,
@@ -32,13 +32,13 @@ pub struct Report {
 
 impl Report {
     /// Of one file, from a line on: what an earlier run has reported of it from there on is taken out, since it will be
-    /// reported again; what it has reported before, and of other files, stays.
+    /// reported again; what it has reported before, and of other files, stays. `None`: a stream, of which nothing is taken out.
     ///
     /// # Errors
     /// When what is there is no report, or cannot be read or written.
-    pub fn of(path: PathBuf, file: &str, from_line: i64) -> io::Result<Report> {
+    pub fn of(path: PathBuf, file: Option<&str>, from_line: i64) -> io::Result<Report> {
         if let Some(earlier) = Earlier::read(&path)? {
-            let stays = |(_, bad): &&(String, Bad)| bad.file != file || bad.line < from_line;
+            let stays = |(_, bad): &&(String, Bad)| Some(bad.file.as_str()) != file || bad.line < from_line;
             let kept: String = earlier.lines.iter().filter(stays).map(|(line, _)| format!("{line}\n")).collect();
             if kept.len() < earlier.length {
                 replace(&path, &kept)?;
@@ -118,12 +118,22 @@ fn replace(path: &Path, text: &str) -> io::Result<()> {
     std::fs::rename(beside, path)
 }
 
-/// Looks whether a report can go there, before anything is sent.
+/// Looks whether a report can go there, before anything is sent: by opening it as it will be opened, and leaving what is there
+/// as it is.
 ///
 /// # Errors
 /// As `Report::of`.
 pub fn verify(path: &Path) -> io::Result<()> {
-    Earlier::read(path).map(drop)
+    Earlier::read(path)?;
+    let there = std::fs::metadata(path);
+    if there.as_ref().is_ok_and(|metadata| !metadata.is_file() && !metadata.is_dir()) {
+        return Ok(()); // Whoever reads from a pipe would take its being closed again for the end.
+    }
+    OpenOptions::new().create(true).append(true).open(path)?;
+    match there {
+        Ok(_) => Ok(()),
+        Err(_) => std::fs::remove_file(path.canonicalize()?), // A link stays one.
+    }
 }
 
 /// Whether an earlier run has written it.

@@ -75,8 +75,9 @@ pub fn count(counts: &mut Counts, why: PassedOver, more: u64) {
     }
 }
 
-/// Which event a letter is of: a hash of where it came from and of its value, so that nothing that is not the same is taken for it.
-type Event = [u8; 32];
+/// Which event a letter is of: a hash of where it came from and of its value, so that nothing that is not the same is taken for
+/// it. There may be millions.
+type Event = [u8; 16];
 
 /// A letter to be taken.
 #[derive(Debug, Clone, Copy)]
@@ -296,7 +297,9 @@ pub fn sendable<'a>(
 fn event(config: &Config, found: &Found, letter: &Letter) -> Event {
     let mut hasher = blake3::Hasher::new();
     hasher.update(origin(config, found, letter, None).to_string().as_bytes()).update(b"\n");
-    *hasher.update(found.value().unwrap_or_default()).finalize().as_bytes()
+    let mut event = Event::default();
+    hasher.update(found.value().unwrap_or_default()).finalize_xof().fill(&mut event);
+    event
 }
 
 /// Where the event came from: the same as before, with the road that it takes now.

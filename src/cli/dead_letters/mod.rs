@@ -11,7 +11,7 @@ mod row;
 pub mod scan;
 mod show;
 mod stats;
-mod told_since;
+pub(super) mod told_since;
 
 use std::process::ExitCode;
 

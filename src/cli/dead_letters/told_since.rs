@@ -68,12 +68,19 @@ fn place_of(origin: &Origin<'_>) -> Place {
 
 /// What Nat.app was told of a key.
 #[derive(Debug, Clone, Copy)]
-struct Accepted {
-    place: Place,
+pub struct Accepted {
+    pub place: Place,
     /// Where it stood in the queue.
     queued: (i32, i64),
     /// When the event was written to the source; where the queue has it no more, when it was accepted. Unix milliseconds.
-    at: i64,
+    pub at: i64,
+}
+
+impl Accepted {
+    /// As the queue's partition has it, before its age is known.
+    pub fn of(partition: i32, delivered: &Delivered) -> Accepted {
+        Accepted { place: delivered.place, queued: (partition, delivered.queue_offset), at: delivered.at }
+    }
 }
 
 #[derive(Debug, Clone, Default)]
@@ -199,17 +206,12 @@ fn accepted(
     let values = engage_values(config, &ranges, stopped, |delivered| {
         delivered.key.kind != given_up && is_wanted(&delivered.key.key)
     })?;
-    let accepted = |(partition, Delivered { at, queue_offset, place, .. }): (i32, Delivered)| Accepted {
-        place,
-        queued: (partition, queue_offset),
-        at,
-    };
-    Ok(values.into_iter().map(|(key, value)| (key, accepted(value))).collect())
+    Ok(values.into_iter().map(|(key, (partition, delivered))| (key, Accepted::of(partition, &delivered))).collect())
 }
 
 /// Puts the age of the event in the place of the time of its acceptance, which an outage or an earlier redrive has made late.
 /// One look at the queue, from the first of them to the last.
-fn age(config: &Config, accepted: &mut HashMap<Key, Accepted>, stopped: &Stopped) -> Result<(), CommandError> {
+pub fn age(config: &Config, accepted: &mut HashMap<Key, Accepted>, stopped: &Stopped) -> Result<(), CommandError> {
     let keys: BTreeMap<(i32, i64), Key> = accepted.iter().map(|(key, accepted)| (accepted.queued, *key)).collect();
     let mut ranges = whole(config, &config.topics.queue)?;
     for range in &mut ranges {

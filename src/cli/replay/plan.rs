@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use super::super::CommandError;
 use super::super::table::number;
 use super::ReplayArgs;
-use crate::config::Config;
+use crate::config::{Config, Start};
 use crate::kafka::{self, Bookmark, KafkaProblem, Range, TopicPartition};
 
 pub struct Plan {
@@ -186,10 +186,14 @@ async fn leave_to_ingest(config: &Config, ranges: &mut [Range]) -> Result<(u64, 
     let committed = kafka::committed(config, &config.source.group, places).await?;
     let (mut offsets, mut partitions) = (0, 0);
     for range in ranges {
-        let reached = committed.get(&range.place).map_or(range.begin, |next| (*next).max(range.begin));
+        let next = committed.get(&range.place);
+        let reached = next.map_or(range.begin, |next| (*next).max(range.begin));
         if reached < range.end {
-            offsets += Range { begin: reached, ..range.clone() }.length();
-            partitions += 1;
+            // A group that has committed nothing may begin at the end: then they never come to it.
+            if next.is_some_and(|next| *next > 0) || config.source.start == Start::Earliest {
+                offsets += Range { begin: reached, ..range.clone() }.length();
+                partitions += 1;
+            }
             range.end = reached;
         }
     }
