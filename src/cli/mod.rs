@@ -8,6 +8,7 @@ macro_rules! println {
     ($($text:tt)*) => { $crate::cli::write_out(&(format!($($text)*) + "\n")) };
 }
 
+mod accepted;
 mod backfill;
 mod check;
 mod completions;
@@ -20,6 +21,7 @@ mod generate;
 mod instances;
 mod man;
 mod progress;
+mod records;
 mod replay;
 mod run;
 mod set;

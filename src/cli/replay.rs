@@ -11,17 +11,17 @@ use clap::Args;
 use jiff::Timestamp;
 use rdkafka::message::{Message, OwnedHeaders, OwnedMessage};
 
-use super::dead_letters::told_since::{Accepted, age};
+use super::accepted::{Accepted, age, engage_values};
 use super::feeder::{Count, Feeder, Judge, Judged, summary};
-use super::progress::Progress;
+use super::records::{each_record, tell_foreign, time_of};
 use super::table::number;
 use super::time::{horizon, instant};
 use super::{CommandError, STOPPED, SettingsArgs, Stopped, interruptible, load, start_logs, typed, write_result};
 use crate::config::{Config, Log};
 use crate::dead_letter::{self, Origin, Road};
-use crate::dedup::{Change, DedupKey, Delivered, Key, Kind, Place};
+use crate::dedup::{DedupKey, Key, Kind, Place};
 use crate::enqueue::{Enqueue, Entry};
-use crate::kafka::{self, Bookmark, Next, Range, RangeReader};
+use crate::kafka::{self, Bookmark, Range};
 use crate::segment::{EngageMode, Identify, Outcome};
 use plan::Plan;
 
@@ -286,7 +286,7 @@ impl Replay {
     /// Counts, and sends nothing.
     fn survey(&self, stopped: &Stopped) -> Result<Counts, CommandError> {
         let mut counts = Counts::default();
-        counts.gone = each_record_left(&self.config, &self.plan.ranges, "counting", stopped, |range, record| {
+        counts.gone = each_record(&self.config, &self.plan.ranges, "counting", stopped, |range, record| {
             self.each_identify(range, record, &mut counts, |counts, _, identify| {
                 match self.is_forgettable(record, identify) {
                     true if self.args.leave_out_old => counts.left_out += 1,
@@ -329,7 +329,7 @@ impl Replay {
         let begins = self.plan.ranges.iter().map(|range| (range.place.clone(), range.begin));
         let enqueue = Enqueue::new(&self.config, self.args.rate).map_err(CommandError::told)?;
         let mut feeder = Feeder::new(enqueue, Some(bookmark), begins);
-        let gone = each_record_left(&self.config, &self.plan.ranges, "replay", stopped, |range, record| {
+        let gone = each_record(&self.config, &self.plan.ranges, "replay", stopped, |range, record| {
             self.each_identify(range, record, &mut counts, |counts, judged, identify| {
                 if !self.args.allow_redelivery && self.is_forgettable(record, identify) {
                     counts.left_out += 1;
@@ -406,96 +406,4 @@ impl Replay {
     fn horizon(&self) -> i64 {
         horizon(self.config.dedup_retention, Timestamp::now())
     }
-}
-
-/// Unix milliseconds.
-fn time_of(record: &OwnedMessage) -> i64 {
-    record.timestamp().to_millis().unwrap_or_default()
-}
-
-/// What `delivered` said last of each Engage key that is wanted, with the partition. A resize has copied keys to several: in one
-/// the later record counts; between two of them, time.
-pub(super) fn engage_values(
-    config: &Config,
-    ranges: &[Range],
-    stopped: &Stopped,
-    is_wanted: impl Fn(&Delivered) -> bool,
-) -> Result<HashMap<Key, (i32, Delivered)>, CommandError> {
-    let (mut foreign, mut said) = (0, HashMap::new());
-    let mut take = |key: Key, partition: i32, at: i64, delivered: Option<Delivered>| {
-        let is_earlier = |(other, later, _): &(i32, i64, _)| *other != partition && *later >= at;
-        if !said.get(&key).is_some_and(is_earlier) {
-            said.insert(key, (partition, at, delivered));
-        }
-    };
-    each_record(config, ranges, "reading what was delivered", stopped, |_, record| {
-        let (key, partition) = (record.key().unwrap_or_default(), record.partition());
-        match record.payload().map(|value| Change::decode(key, value)) {
-            Some(Ok(Change::Delivered(delivered))) if delivered.key.kind != Kind::Visit => {
-                if is_wanted(&delivered) {
-                    take(delivered.key.key, partition, delivered.at, Some(delivered));
-                }
-            }
-            Some(Ok(_)) => {} // A visit, or an attempt.
-            Some(Err(_)) => foreign += 1,
-            // The key was forgotten.
-            None => {
-                let at = time_of(record);
-                if let Ok(key) = key.try_into() {
-                    take(Key(key), partition, at, None);
-                }
-            }
-        }
-        Ok(())
-    })?;
-    tell_foreign(&config.topics.delivered, foreign);
-    Ok(said.into_iter().filter_map(|(key, (partition, _, delivered))| Some((key, (partition, delivered?)))).collect())
-}
-
-pub(super) fn tell_foreign(topic: &str, records: u64) {
-    if records > 0 {
-        let records = number(records);
-        eprintln!("{records} records of {topic} are another tool's, or a newer version's, and were passed over");
-    }
-}
-
-/// Reads the ranges to their ends, or until told to stop; each record with the number of its range.
-pub(super) fn each_record(
-    config: &Config,
-    ranges: &[Range],
-    what: &'static str,
-    stopped: &Stopped,
-    take: impl FnMut(usize, &OwnedMessage) -> Result<(), CommandError>,
-) -> Result<(), CommandError> {
-    each_record_left(config, ranges, what, stopped, take).map(drop)
-}
-
-/// As `each_record`; says how many offsets retention had deleted before they were read.
-fn each_record_left(
-    config: &Config,
-    ranges: &[Range],
-    what: &'static str,
-    stopped: &Stopped,
-    mut take: impl FnMut(usize, &OwnedMessage) -> Result<(), CommandError>,
-) -> Result<u64, CommandError> {
-    let mut reader = RangeReader::new(config, ranges.to_vec()).map_err(CommandError::told)?;
-    let mut progress = Progress::new(what, "offsets", reader.total());
-    let mut at = 0;
-    while !stopped.is_so() {
-        match reader.next().map_err(CommandError::told)? {
-            Next::End => break,
-            Next::Idle => {}
-            Next::Record(record) => {
-                // They are read one after the other.
-                let is_its =
-                    |(topic, partition): &(String, i32)| *partition == record.partition() && topic == record.topic();
-                while ranges.get(at).is_some_and(|range| !is_its(&range.place)) {
-                    at += 1;
-                }
-                take(at, &record)?;
-            }
-        }
-        progress.at(reader.done());
-    }
-    Ok(reader.gone())
 }

@@ -81,9 +81,11 @@ pub fn is_final(error: &KafkaError) -> bool {
     matches!(code, Some(TopicAuthorizationFailed | UnknownTopic | UnknownTopicOrPartition))
 }
 
-/// Whether a partition that is there has no leader: librdkafka says then that it does not know it.
+/// Whether a partition that is there has no leader: librdkafka says then that it does not know it, or that it has just let go
+/// of the broker that was.
 pub fn is_leaderless(error: &KafkaError) -> bool {
-    error.rdkafka_error_code() == Some(RDKafkaErrorCode::UnknownPartition)
+    use RDKafkaErrorCode::{DestroyBroker, UnknownPartition};
+    matches!(error.rdkafka_error_code(), Some(UnknownPartition | DestroyBroker))
 }
 
 fn base(config: &Config) -> ClientConfig {

@@ -11,7 +11,7 @@ mod row;
 pub mod scan;
 mod show;
 mod stats;
-pub(super) mod told_since;
+mod told_since;
 
 use std::process::ExitCode;
 

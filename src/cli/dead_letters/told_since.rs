@@ -2,7 +2,7 @@
 //! must not bring an older one back. Dedup knows that within one source partition, and is left to it there; of two partitions
 //! only the times tell.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -11,11 +11,12 @@ use tokio::runtime::Handle;
 
 use super::outcomes::since;
 use crate::cli::progress::Progress;
-use crate::cli::replay::{each_record, engage_values};
+use crate::cli::accepted::{Accepted, age, engage_values, place_of};
+use crate::cli::records::whole;
 use crate::cli::{CommandError, Stopped};
 use crate::config::Config;
 use crate::dead_letter::Origin;
-use crate::dedup::{DedupKey, Delivered, Key, Kind, Place};
+use crate::dedup::{DedupKey, Key, Kind, Place};
 use crate::kafka::{self, KafkaProblem, Next, Range, RangeReader, headers_of};
 use crate::poison::contained;
 use crate::segment::{self, Outcome};
@@ -57,29 +58,6 @@ impl EngageEvent {
         };
         let origin = record.headers().map(headers_of).and_then(|headers| Origin::of(&headers));
         EngageEvent::of(&key, &origin.unwrap_or_else(unknown))
-    }
-}
-
-/// As dedup has it.
-fn place_of(origin: &Origin<'_>) -> Place {
-    let item = origin.item.and_then(|item| u32::try_from(item).ok()).unwrap_or(0);
-    Place::of(&origin.topic, origin.partition, origin.offset, item)
-}
-
-/// What Nat.app was told of a key.
-#[derive(Debug, Clone, Copy)]
-pub struct Accepted {
-    pub place: Place,
-    /// Where it stood in the queue.
-    queued: (i32, i64),
-    /// When the event was written to the source; where the queue has it no more, when it was accepted. Unix milliseconds.
-    pub at: i64,
-}
-
-impl Accepted {
-    /// As the queue's partition has it, before its age is known.
-    pub fn of(partition: i32, delivered: &Delivered) -> Accepted {
-        Accepted { place: delivered.place, queued: (partition, delivered.queue_offset), at: delivered.at }
     }
 }
 
@@ -207,31 +185,4 @@ fn accepted(
         delivered.key.kind != given_up && is_wanted(&delivered.key.key)
     })?;
     Ok(values.into_iter().map(|(key, (partition, delivered))| (key, Accepted::of(partition, &delivered))).collect())
-}
-
-/// Puts the age of the event in the place of the time of its acceptance, which an outage or an earlier redrive has made late.
-/// One look at the queue, from the first of them to the last.
-pub fn age(config: &Config, accepted: &mut HashMap<Key, Accepted>, stopped: &Stopped) -> Result<(), CommandError> {
-    let keys: BTreeMap<(i32, i64), Key> = accepted.iter().map(|(key, accepted)| (accepted.queued, *key)).collect();
-    let mut ranges = whole(config, &config.topics.queue)?;
-    for range in &mut ranges {
-        let partition = range.place.1;
-        let mut offsets = keys.range((partition, range.begin)..(partition, range.end)).map(|((_, offset), _)| *offset);
-        let first = offsets.next().unwrap_or(range.end);
-        (range.begin, range.end) = (first, offsets.next_back().unwrap_or(first).saturating_add(1).min(range.end));
-    }
-    each_record(config, &ranges, "reading the queue", stopped, |_, record| {
-        let key = keys.get(&(record.partition(), record.offset()));
-        let Some(accepted) = key.and_then(|key| accepted.get_mut(key)) else { return Ok(()) };
-        let origin = record.headers().map(headers_of).and_then(|headers| Origin::of(&headers));
-        // The queue may have been made anew since: then this is another one.
-        if let Some(origin) = origin.filter(|origin| place_of(origin) == accepted.place) {
-            accepted.at = origin.timestamp;
-        }
-        Ok(())
-    })
-}
-
-fn whole(config: &Config, topic: &str) -> Result<Vec<Range>, CommandError> {
-    Handle::current().block_on(kafka::whole(config, topic)).map_err(CommandError::told)
 }
