@@ -114,7 +114,10 @@ impl ToldSince {
             return Ok(());
         }
         self.looked = Some(Instant::now());
-        let queue = whole(config, &config.topics.queue)?;
+        let places = self.queue.iter().map(|range| range.place.clone()).collect();
+        let ends = Handle::current().block_on(kafka::patient_ends(config, places)).map_err(CommandError::told)?;
+        let range = |(place, (begin, end))| Range { place, begin, end };
+        let queue: Vec<Range> = ends.into_iter().map(range).collect();
         let before = std::mem::replace(&mut self.queue, queue.clone());
         self.read(config, since(&before, queue), false, stopped).map_err(CommandError::told)
     }
