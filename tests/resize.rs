@@ -107,6 +107,10 @@ fn the_queue_grows_from_6_to_12_partitions_and_nothing_is_sent_twice() {
     let explain = |email: &str| text(&world.command(&["explain", "--contact", email], &[]).output().expect("it runs"));
     let told: String = (0..30).map(|number| explain(&format!("p{number}@example.com"))).collect();
     assert!(told.contains("  -  ") && told.contains("(before a resize)") && !told.contains(" -1 "), "{told}");
+    // The audience's name is told by the contact's events, wherever they stand now: these had nothing since the resize.
+    let told: String = (50..60).map(|number| explain(&format!("e{number}@example.com"))).collect();
+    assert_eq!(told.matches("  vip  ").count(), 10, "{told}");
+    assert!(!told.contains("Engage values delivered: nothing"), "{told}");
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use jiff::civil::Date;
 use jiff::{SignedDuration, Timestamp};
 use rdkafka::message::{Message, OwnedMessage};
+use tokio::runtime::Handle;
 
 use super::letter::{Event, Letter, event_of};
 use crate::cli::dead_letters::scan::{Found, Place, Redriven};
@@ -172,6 +173,8 @@ struct Changes {
     tried: HashMap<i64, Tried>,
     /// Engage entries of records that the queue holds no more.
     orphans: HashSet<Key>,
+    /// There are some that a resize carried here from another partition.
+    carried: bool,
     unreadable: u64,
 }
 
@@ -194,10 +197,19 @@ impl Reading<'_> {
         let (letters, all) = self.letters(ranges.letters)?;
         whole &= all;
         let events = queued.values().map(|queued| &queued.event).chain(letters.iter().map(|letter| &letter.event));
-        let engage: Vec<(String, String)> = events.filter_map(|event| event.engage.clone()).collect();
-        let whats = whats(rules, email, engage.iter().map(|(key, _)| key.clone()).chain(named), Timestamp::now());
-        let mut changes = Changes::default();
-        whole &= self.each(vec![ranges.delivered], |message| changes.take(&message, &whats, oldest))?;
+        let mut engage: Vec<(String, String)> = events.filter_map(|event| event.engage.clone()).collect();
+        let whats_of = |engage: &[(String, String)]| {
+            whats(rules, email, engage.iter().map(|(key, _)| key.clone()).chain(named.clone()), Timestamp::now())
+        };
+        let (mut whats, mut changes) = (whats_of(&engage), Changes::default());
+        let delivered = vec![ranges.delivered];
+        whole &= self.each(delivered.clone(), |message| changes.take(&message, &whats, oldest))?;
+        if changes.carried {
+            // Their records stand where the contact was before a resize.
+            whole &= self.elsewhere(ranges.partition, |event| engage.extend(event.engage))?;
+            (whats, changes) = (whats_of(&engage), Changes::default());
+            whole &= self.each(delivered, |message| changes.take(&message, &whats, oldest))?;
+        }
         if !whole {
             return Ok(None);
         }
@@ -219,6 +231,18 @@ impl Reading<'_> {
             unattributed: changes.orphans.len() as u64,
             unreadable: changes.unreadable,
         }))
+    }
+
+    /// The contact's events in all other partitions of the queue.
+    fn elsewhere(&mut self, partition: i32, mut take: impl FnMut(Event)) -> Result<bool, KafkaProblem> {
+        let mut ranges = Handle::current().block_on(kafka::whole(self.config, &self.config.topics.queue))?;
+        ranges.retain(|range| range.place.1 != partition);
+        let (rules, email) = (&self.config.rules, self.email);
+        self.each(ranges, |message| {
+            if message.key() == Some(email.as_bytes()) {
+                take(Queued::of(&message, rules, email).event);
+            }
+        })
     }
 
     /// The contact's dead letters, each with when it was redriven: its note may stand anywhere behind it, in any partition.
@@ -318,6 +342,7 @@ impl Changes {
                     self.delivered.insert(key, delivered);
                 } else if matches!(delivered.key.kind, Kind::Engage { .. }) {
                     let gone = delivered.queue_offset < oldest;
+                    self.carried |= delivered.queue_offset < 0;
                     if gone {
                         self.orphans.insert(key)
                     } else {

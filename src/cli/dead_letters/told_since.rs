@@ -10,8 +10,8 @@ use rdkafka::message::{Message, OwnedMessage};
 use tokio::runtime::Handle;
 
 use super::outcomes::since;
-use crate::cli::progress::Progress;
 use crate::cli::accepted::{Accepted, age, engage_values, place_of};
+use crate::cli::progress::Progress;
 use crate::cli::records::whole;
 use crate::cli::{CommandError, Stopped};
 use crate::config::Config;
