@@ -110,8 +110,8 @@ fn a_bar_keeps_to_its_row_and_what_is_told_after_ctrl_c_begins_a_line() {
         let (code, text) = terminal.end();
         assert_eq!(code, Some(130), "{text}");
         let (bars, told) =
-            text.split_once("\x1b[2Kbackfill            events\r\n").expect("the summary on a line of its own");
-        assert!(told.contains("\r\nstopped before it was done. ") && !told.contains('\x1b'), "{told:?}");
+            text.split_once("\x1b[2Kstopped before it was done. ").expect("how to go on, on a line of its own");
+        assert!(told.contains("\r\nbackfill            events\r\n") && !told.contains('\x1b'), "{told:?}");
         for bar in bars.split("\r\x1b[2K") {
             assert!(bar.replace("^C", "").trim_end_matches('\r').chars().count() <= 80, "{bar:?}");
         }
