@@ -254,6 +254,18 @@ pub async fn committed(
         .unwrap_or_else(|error| Err(KafkaProblem::Stopped(format!("reading committed offsets was cut short: {error}"))))
 }
 
+/// As `committed`, for a tool: a coordinator that moves is waited for.
+///
+/// # Errors
+/// As `committed`, after three times `kafka.timeout`.
+pub async fn patient_committed(
+    config: &Config,
+    group: &str,
+    partitions: Vec<TopicPartition>,
+) -> Result<BTreeMap<TopicPartition, i64>, KafkaProblem> {
+    patiently(Some(tool_deadline(config)), || committed(config, group, partitions.clone())).await
+}
+
 /// The partitions of one topic.
 ///
 /// # Errors

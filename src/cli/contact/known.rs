@@ -143,7 +143,7 @@ async fn ranges(config: &Config, email: &str) -> Result<Ranges, KafkaProblem> {
     let place = |topic: &str| (topic.to_owned(), partition);
     let (queue, delivered) = (place(&topics.queue), place(&topics.delivered));
     // Before the ends: what is settled meanwhile is then found as delivered.
-    let committed = kafka::committed(config, &topics.deliver_group, vec![queue.clone()]).await?;
+    let committed = kafka::patient_committed(config, &topics.deliver_group, vec![queue.clone()]).await?;
     let ends = kafka::patient_ends(config, vec![queue.clone(), delivered.clone()]).await?;
     let range = |place: kafka::TopicPartition| {
         let (begin, end) = ends.get(&place).copied().unwrap_or_default();

@@ -170,9 +170,7 @@ impl ToldSince {
 /// Of each partition of the queue, what the service has settled.
 async fn settled(config: &Config) -> Result<Vec<Range>, KafkaProblem> {
     let places = kafka::partitions(config, &config.topics.queue).await?;
-    let deadline = tokio::time::Instant::now() + 3 * config.kafka.timeout;
-    let ask = || kafka::committed(config, &config.topics.deliver_group, places.clone());
-    let committed = kafka::patiently(Some(deadline), ask).await?;
+    let committed = kafka::patient_committed(config, &config.topics.deliver_group, places).await?;
     Ok(committed.into_iter().map(|(place, end)| Range { place, begin: 0, end }).collect())
 }
 

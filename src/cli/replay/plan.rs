@@ -183,7 +183,7 @@ pub async fn forget(config: &Config, group: &str) -> Result<(), KafkaProblem> {
 /// Cuts off what ingest has not committed yet; says how many offsets in how many partitions that is.
 async fn leave_to_ingest(config: &Config, ranges: &mut [Range]) -> Result<(u64, usize), KafkaProblem> {
     let places = ranges.iter().map(|range| range.place.clone()).collect();
-    let committed = kafka::committed(config, &config.source.group, places).await?;
+    let committed = kafka::patient_committed(config, &config.source.group, places).await?;
     let (mut offsets, mut partitions) = (0, 0);
     for range in ranges {
         let next = committed.get(&range.place);
