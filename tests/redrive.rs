@@ -6,29 +6,23 @@ use nat_destination::sandbox::stand_in::Behaviour;
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier};
 use rdkafka::client::DefaultClientContext;
-use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use serde_json::{Value, json};
 
 use super::faults::set_offset;
-use super::letters::{ada, day, dead_letters, lines, of_four_kinds, redrive, rejecting, succeeded, told};
+use super::letters::{ada, day, dead_letters, of_four_kinds, redrive, rejecting, succeeded, told};
 use super::support::World;
 use super::support::world::{Record, identify, interrupt};
 
-const NO_GUARD: &str = "circuit.rejections=0";
+pub const NO_GUARD: &str = "circuit.rejections=0";
 
-fn outcomes(delivered: u64, rest: u64, dead_again: u64) -> Value {
+pub fn outcomes(delivered: u64, rest: u64, dead_again: u64) -> Value {
     json!({"delivered": delivered, "duplicate_or_filtered": rest, "dead_again": dead_again, "unreadable": 0})
 }
 
-fn engage(value: bool) -> String {
+pub fn engage(value: bool) -> String {
     format!(
         r#"{{"type":"identify","timestamp":"2026-11-20T09:00:00Z","traits":{{"email":"ada@example.com","vip":{value}}},"context":{{"personas":{{"computation_key":"vip"}}}}}}"#
     )
-}
-
-/// The Engage values that were accepted, in their order.
-fn values(world: &World) -> Vec<Value> {
-    world.accepted().into_iter().filter_map(|entry| Some(entry.engage?.value)).collect()
 }
 
 #[test]
@@ -63,7 +57,7 @@ fn slow_redrive(world: &World, until: usize) -> Child {
 }
 
 /// The same, and stops it there, with most of thirty letters still to come.
-fn halted_redrive(world: &World, arguments: &[&str]) -> Child {
+pub fn halted_redrive(world: &World, arguments: &[&str]) -> Child {
     let child = redrive_at("2", world, arguments);
     world.wait("the first is noted", || notes(world) >= 1);
     signal(&child, "-STOP");
@@ -75,7 +69,7 @@ fn redrive_at(rate: &str, world: &World, arguments: &[&str]) -> Child {
     command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts")
 }
 
-fn goes_on(child: Child) -> Output {
+pub fn goes_on(child: Child) -> Output {
     signal(&child, "-CONT");
     child.wait_with_output().expect("it ends")
 }
@@ -85,12 +79,12 @@ fn signal(child: &Child, signal: &str) {
     assert!(kill.expect("it runs").success());
 }
 
-fn admin(world: &World) -> AdminClient<DefaultClientContext> {
+pub fn admin(world: &World) -> AdminClient<DefaultClientContext> {
     ClientConfig::new().set("bootstrap.servers", &world.brokers).create().expect("an admin client")
 }
 
 /// The same dead letter once more in that partition, with other headers.
-fn write_again(world: &World, letter: &Record, partition: i32, other: &[(&str, &str)]) {
+pub fn write_again(world: &World, letter: &Record, partition: i32, other: &[(&str, &str)]) {
     let value_of = |name: &str| other.iter().find(|(header, _)| *header == name).map(|(_, value)| value.as_bytes());
     let header = |(name, value): &'_ (String, Option<Vec<u8>>)| {
         (name.clone(), value_of(name).map(<[u8]>::to_vec).or_else(|| value.clone()))
@@ -102,7 +96,7 @@ fn write_again(world: &World, letter: &Record, partition: i32, other: &[(&str, &
 }
 
 /// The letter that another event of the same contact would have become.
-fn of_another_event(world: &World, letter: &Record) -> Record {
+pub fn of_another_event(world: &World, letter: &Record) -> Record {
     let mut other = letter.clone();
     let source = format!("{}/0/1000/1", world.source).into_bytes();
     other
@@ -120,34 +114,49 @@ fn notes(world: &World) -> usize {
 
 #[test]
 fn a_redrive_stopped_halfway_goes_on() {
+    // At ten a second they last longer than a busy machine takes to look how far it is.
+    const LETTERS: usize = 240;
     let world = World::with(3, Behaviour { reject: 1.0, ..Behaviour::default() });
-    world.visits(0..80);
+    world.visits(0..LETTERS);
     world.run_until_caught_up(&[NO_GUARD]);
     world.behave(Behaviour::default());
-    let child = slow_redrive(&world, 80 + 15);
+    let child = slow_redrive(&world, LETTERS + 15);
     interrupt(&child);
     let (code, said) = told(&child.wait_with_output().expect("it ends"));
     assert_eq!(code, Some(130));
     assert!(said.contains("run the same command again to go on"), "{said}");
     let after_interrupt = world.read(&world.topic("queue")).len();
-    assert!(after_interrupt < 80 + 70, "it was stopped halfway: {after_interrupt}");
+    assert!(after_interrupt < 2 * LETTERS - 10, "it was stopped halfway: {after_interrupt}");
     let mut child = slow_redrive(&world, after_interrupt + 15);
     child.kill().expect("killed");
     child.wait().expect("gone");
     let instance = world.start(&[]);
     let report = redrive(&world, &["--wait"], &[]);
     let taken = report["letters"].as_u64().expect("a number") as usize;
-    assert!((1..=80 - 20).contains(&taken), "it went on where it was stopped: {report}");
+    assert!((1..=LETTERS - 20).contains(&taken), "it went on where it was stopped: {report}");
     // Between the queue's acknowledgement and the note of it, one killed at 10 a second has a few events at most.
     let queued = world.read(&world.topic("queue")).len();
-    assert!((160..=165).contains(&queued), "{queued}");
-    instance.wait_until_settled(queued as u64 - 80);
+    assert!((2 * LETTERS..=2 * LETTERS + 5).contains(&queued), "{queued}");
+    instance.wait_until_settled((queued - LETTERS) as u64);
     assert_eq!(world.accepted_days(), {
-        let mut all: Vec<_> = (0..80).map(|number| day(&format!("p{number}@example.com"))).collect();
+        let mut all: Vec<_> = (0..LETTERS).map(|number| day(&format!("p{number}@example.com"))).collect();
         all.sort();
         all
     });
-    assert_eq!(redrive(&world, &[], &[])["passed_over"], json!({"already_redriven": 80}));
+    assert_eq!(redrive(&world, &[], &[])["passed_over"], json!({"already_redriven": LETTERS}));
+}
+
+#[test]
+fn a_redrive_that_is_stopped_with_nobody_reading_says_so_all_the_same() {
+    let world = World::with(1, Behaviour { reject: 1.0, ..Behaviour::default() });
+    world.visits(0..60);
+    world.run_until_caught_up(&[NO_GUARD]);
+    let mut child = slow_redrive(&world, 60 + 5);
+    drop(child.stdout.take());
+    interrupt(&child);
+    let (code, said) = told(&child.wait_with_output().expect("it ends"));
+    assert_eq!(code, Some(130), "{said}");
+    assert!(said.contains("run the same command again to go on"), "{said}");
 }
 
 #[test]
@@ -316,261 +325,6 @@ fn stopped_while_it_waits_a_redrive_says_that_all_are_on_their_way() {
 }
 
 #[test]
-fn a_redrive_brings_no_engage_value_back_over_a_younger_one() {
-    let world = World::with(2, rejecting(&["ada@example.com"]));
-    world.event(0, &engage(true));
-    world.run_until_caught_up(&[]);
-    world.behave(Behaviour::default());
-    world.event(1, &engage(false));
-    world.run_until_caught_up(&[]);
-    for mode in [&["--dry-run"][..], &[]] {
-        let report = redrive(&world, mode, &[]);
-        assert_eq!((&report["letters"], &report["passed_over"]), (&json!(0), &json!({"told_since": 1})), "{mode:?}");
-    }
-    // Where Engage's events count as visits, there is nothing to be brought back.
-    assert_eq!(redrive(&world, &["--dry-run"], &["engage=daily"])["letters"], json!(1));
-    world.run_until_caught_up(&[]);
-    assert_eq!(values(&world), [false]);
-}
-
-#[test]
-fn a_younger_engage_value_is_redriven_though_an_older_one_was_accepted_after_it() {
-    let world = World::with(2, rejecting(&["ada@example.com"]));
-    world.event(1, &engage(true));
-    world.run_until_caught_up(&[]);
-    world.behave(Behaviour::default());
-    // It came late.
-    world.event_of_time(0, &engage(false), days_ago(1));
-    world.run_until_caught_up(&[]);
-    let report = redrive(&world, &[], &[]);
-    assert_eq!((&report["letters"], &report["passed_over"]), (&json!(1), &json!({})));
-    world.run_until_caught_up(&[]);
-    assert_eq!(values(&world), [false, true]);
-}
-
-#[test]
-fn an_engage_value_is_not_brought_back_over_a_younger_one_that_waits_in_the_queue() {
-    let world = World::with(2, rejecting(&["ada@example.com"]));
-    world.event(0, &engage(true));
-    world.run_until_caught_up(&[]);
-    world.behave(Behaviour { status: Some(503), ..Behaviour::default() });
-    let instance = world.start(&[]);
-    world.event(1, &engage(false));
-    world.wait("it waits", || world.read(&world.topic("queue")).len() == 2);
-    for mode in [&["--dry-run"][..], &[]] {
-        let report = redrive(&world, mode, &[]);
-        assert_eq!((&report["letters"], &report["passed_over"]), (&json!(0), &json!({"told_since": 1})), "{mode:?}");
-    }
-    world.behave(Behaviour::default());
-    instance.wait_until_settled(1);
-    assert_eq!(values(&world), [false]);
-}
-
-#[test]
-fn a_younger_value_that_was_settled_without_being_accepted_keeps_no_older_one_back() {
-    let world = World::with(2, rejecting(&["ada@example.com"]));
-    world.event(0, &engage(true));
-    world.event(1, &engage(false));
-    world.run_until_caught_up(&[NO_GUARD]);
-    let younger = world.dead_letters().into_iter().find(|letter| {
-        letter.header("nat.source").is_some_and(|source| source.starts_with(&format!("{}/1/", world.source)))
-    });
-    let younger = younger.expect("a letter");
-    let note = format!("{}:{}", younger.partition, younger.offset);
-    let header: [(&str, Option<&[u8]>); 1] = [("nat.redriven", Some(note.as_bytes()))];
-    world.send(&world.topic("dead-letter"), Some(younger.partition), None, None, &header);
-    world.flush();
-    let report = redrive(&world, &["--dry-run"], &[]);
-    assert_eq!((&report["letters"], &report["passed_over"]), (&json!(1), &json!({"already_redriven": 1})));
-}
-
-#[test]
-fn an_engage_value_is_not_brought_back_over_a_younger_one_that_comes_while_a_redrive_runs() {
-    let world = World::with(2, Behaviour { reject: 1.0, ..Behaviour::default() });
-    let set = ["topics.partitions=1", NO_GUARD];
-    world.visits(0..30);
-    world.run_until_caught_up(&set);
-    world.event(0, &engage(true));
-    world.run_until_caught_up(&set);
-    world.behave(Behaviour::default());
-    let instance = world.start(&set);
-    let child = halted_redrive(&world, &["--json"]);
-    world.event(1, &engage(false));
-    world.wait("the younger is accepted", || values(&world) == [false]);
-    let report: Value = serde_json::from_str(&succeeded(goes_on(child))).expect("JSON");
-    assert_eq!((&report["letters"], &report["passed_over"]), (&json!(30), &json!({"told_since": 1})));
-    instance.wait_until_settled(31);
-    assert_eq!(values(&world), [false]);
-}
-
-#[test]
-fn of_two_letters_of_an_engage_key_the_older_value_is_not_sent_after_the_younger() {
-    let world = World::with(2, rejecting(&["ada@example.com"]));
-    let one = ["topics.partitions=1"];
-    world.event(1, &engage(false));
-    world.run_until_caught_up(&one);
-    world.event_of_time(0, &engage(true), days_ago(1));
-    world.run_until_caught_up(&one);
-    world.behave(Behaviour::default());
-    for mode in [&["--dry-run"][..], &[]] {
-        let report = redrive(&world, mode, &one);
-        assert_eq!((&report["letters"], &report["passed_over"]), (&json!(1), &json!({"told_since": 1})), "{mode:?}");
-    }
-    world.run_until_caught_up(&one);
-    assert_eq!(values(&world), [false]);
-}
-
-#[test]
-fn an_engage_value_that_was_given_up_is_redriven_over_the_one_before_it() {
-    let world = World::with(2, Behaviour::default());
-    world.event(1, &engage(false));
-    world.run_until_caught_up(&[]);
-    world.behave(rejecting(&["ada@example.com"]));
-    world.event(0, &engage(true));
-    world.run_until_caught_up(&[]);
-    world.behave(Behaviour::default());
-    assert_eq!(redrive(&world, &[], &[])["letters"], json!(1));
-    world.run_until_caught_up(&[]);
-    assert_eq!(values(&world), [false, true]);
-}
-
-fn days_ago(days: i64) -> i64 {
-    jiff::Timestamp::now().as_millisecond() - days * 86_400_000
-}
-
-#[test]
-fn what_dedup_may_have_forgotten_is_told_before_anything_is_sent_and_needs_leave() {
-    let world = World::with(1, rejecting(&["ada@example.com"]));
-    world.event(0, &ada());
-    world.run_until_caught_up(&[]);
-    world.dead_letter_of_time(&of_another_event(&world, &world.dead_letters()[0]), days_ago(3));
-    let set = ["dedup.retention=2d"];
-    let report = redrive(&world, &["--dry-run"], &set);
-    assert_eq!((&report["letters"], &report["forgettable_contact_days"]), (&json!(2), &json!(1)));
-    let words = succeeded(dead_letters(&world, &["redrive", "--dry-run"], &set));
-    assert!(words.contains("contact-days older than dedup.retention, which could be sent again: 1\n"), "{words}");
-    let (code, said) = told(&dead_letters(&world, &["redrive"], &set));
-    assert_eq!(code, Some(1), "{said}");
-    for part in ["1 contact-days", "2days", "Nothing was sent", "--allow-redelivery", "--since "] {
-        assert!(said.contains(part), "{part} in {said}");
-    }
-    assert!(world.queued_by("redrive/1").is_empty());
-    assert_eq!(redrive(&world, &["--since", "1d"], &set)["letters"], json!(1), "the young one needs no leave");
-    let report = redrive(&world, &["--allow-redelivery"], &set);
-    assert_eq!((&report["letters"], &report["passed_over"]), (&json!(1), &json!({"already_redriven": 1})));
-    let (code, said) = told(&dead_letters(&world, &["redrive"], &set));
-    assert_eq!(code, Some(0), "of what was redriven nobody asks: {said}");
-}
-
-#[test]
-fn what_becomes_older_than_the_retention_while_a_redrive_runs_is_passed_over() {
-    let world = World::with(1, Behaviour { reject: 1.0, ..Behaviour::default() });
-    let set = ["dedup.retention=1h", "topics.partitions=1", "circuit.rejections=0"];
-    world.visits(0..60);
-    world.run_until_caught_up(&set);
-    // Within the retention for twenty seconds more, so that it is chosen on a busy machine too; it comes to that one after thirty.
-    let soon = jiff::Timestamp::now().as_millisecond() - 3_600_000 + 20_000;
-    world.dead_letter_of_time(&of_another_event(&world, &world.dead_letters()[0]), soon);
-    let report = redrive(&world, &["--rate", "2"], &set);
-    assert_eq!((&report["letters"], &report["passed_over"]), (&json!(60), &json!({"forgettable": 1})), "{report}");
-}
-
-/// An identify call without an email, so large.
-fn large(size: usize) -> String {
-    let noise: String = (0..size).map(|_| fastrand::alphanumeric()).collect();
-    format!(r#"{{"type":"identify","timestamp":"2026-11-20T08:00:00Z","userId":"ada@example.com","x":"{noise}"}}"#)
-}
-
-#[test]
-fn a_dead_letter_that_is_cut_is_left_to_replay_which_sends_it_whole() {
-    let world = World::with(1, Behaviour::default());
-    world.create_topic(&world.topic("dead-letter"), 1, &[("max.message.bytes", "100000")]);
-    world.event(0, &large(200_000));
-    let set = ["topics.partitions=1"];
-    world.run_until_caught_up(&set);
-    assert!(world.dead_letters()[0].header("nat.value.truncated").is_some());
-    let mended = ["topics.partitions=1", "identify.user_id_as_email=true"];
-    let report = redrive(&world, &[], &mended);
-    assert_eq!((&report["letters"], &report["passed_over"]), (&json!(0), &json!({"truncated": 1})));
-    let replay =
-        world.command(&["replay", "--from", "1h", "--allow-redelivery", "--json"], &mended).output().expect("it runs");
-    let replayed: Value = serde_json::from_str(&succeeded(replay)).expect("JSON");
-    assert_eq!((&replayed["queued"], &replayed["dead_letters"]), (&json!(1), &json!(0)));
-    world.run_until_caught_up(&mended);
-    assert_eq!(world.accepted_days(), [day("ada@example.com")]);
-}
-
-#[test]
-fn what_the_queue_does_not_take_is_passed_over_and_stays_open() {
-    let world = World::with(1, Behaviour::default());
-    world.create_topic(&world.topic("queue"), 1, &[("max.message.bytes", "100000")]);
-    world.event(0, &large(200_000));
-    world.run_until_caught_up(&["topics.partitions=1"]);
-    let mended = ["topics.partitions=1", "identify.user_id_as_email=true"];
-    let report = redrive(&world, &[], &mended);
-    assert_eq!((&report["letters"], &report["passed_over"]), (&json!(0), &json!({"too_large": 1})));
-    assert_eq!(lines(&world, &["list", "--open"]).len(), 1);
-}
-
-#[test]
-fn what_the_queue_does_not_take_holds_back_no_other_letter_and_is_no_event_of_those_sent() {
-    let world = World::with(1, Behaviour::default());
-    world.create_topic(&world.topic("queue"), 1, &[("max.message.bytes", "3000")]);
-    (0..300).for_each(|_| world.send(&world.source, Some(0), None, Some(large(400).as_bytes()), &[]));
-    let batch = format!(r#"{{"wrapped":{{"batch":[{},{},{}]}}}}"#, large(8000), large(400), large(8000));
-    world.event(0, &batch);
-    world.run_until_caught_up(&["topics.partitions=1"]);
-    let mended = ["topics.partitions=1", "identify.user_id_as_email=true", "source.envelope=wrapped"];
-    let report = redrive(&world, &[], &mended);
-    assert_eq!((&report["letters"], &report["passed_over"]), (&json!(300), &json!({"too_large": 1})));
-    assert_eq!(report["events"], json!(301));
-    assert_eq!(world.queued_by("redrive/1").len(), 301);
-}
-
-#[test]
-fn letters_that_kafka_deletes_before_a_redrive_comes_to_them_are_told() {
-    let world = World::with(1, rejecting(&["ada@example.com"]));
-    world.event(0, &ada());
-    world.run_until_caught_up(&[]);
-    let letter = world.dead_letters().remove(0);
-    for number in 0..40 {
-        let source = format!("{}/0/{}/1", world.source, 1000 + number);
-        write_again(&world, &letter, if number < 30 { 1 } else { 2 }, &[("nat.source", &source)]);
-    }
-    let child = halted_redrive(&world, &["--json"]);
-    let last: Vec<i64> = world.dead_letters().iter().filter(|it| it.partition == 2).map(|it| it.offset).collect();
-    let mut list = TopicPartitionList::new();
-    let end = Offset::Offset(last.iter().max().expect("some") + 1);
-    list.add_partition_offset(&world.topic("dead-letter"), 2, end).expect("an offset");
-    world.runtime.block_on(admin(&world).delete_records(&list, &AdminOptions::new())).expect("deleted");
-    drop(list);
-    let report: Value = serde_json::from_str(&succeeded(goes_on(child))).expect("JSON");
-    let gone = last.len() as u64;
-    assert_eq!((&report["letters"], &report["passed_over"]), (&json!(41 - gone), &json!({"gone": gone})));
-}
-
-#[test]
-fn whoever_is_suppressed_by_now_is_not_redriven() {
-    let world = World::with(1, rejecting(&["ada@example.com"]));
-    world.event(0, &ada());
-    let bob = identify("bob@example.com", "2026-11-20T08:00:00Z", "m-bob");
-    world.event(0, &format!(r#"{{"wrapped":{{"batch":[{},{bob}]}}}}"#, ada()));
-    world.run_until_caught_up(&[]);
-    let list = world.path("suppressed");
-    std::fs::write(&list, "ada@example.com\n").expect("written");
-    let list = format!("suppress.file={}", list.display());
-    for mode in [&["--dry-run"][..], &[]] {
-        let report = redrive(&world, mode, &[&list, "source.envelope=wrapped"]);
-        assert_eq!((&report["letters"], &report["events"]), (&json!(1), &json!(1)), "{mode:?}");
-        assert_eq!(report["passed_over"], json!({"nothing_for_nat": 1}), "{mode:?}");
-    }
-    assert_eq!(world.queued_by("redrive/1")[0].key.as_deref(), Some(&b"bob@example.com"[..]));
-    // By a list that cannot be read nobody knows who is on it.
-    let (code, said) = told(&dead_letters(&world, &["redrive"], &["suppress.file=/nowhere"]));
-    assert!(code == Some(1) && said.contains("suppress.file"), "{code:?} {said}");
-}
-
-#[test]
 fn what_was_done_before_an_error_is_told_all_the_same() {
     let world = World::with(1, Behaviour { reject: 1.0, ..Behaviour::default() });
     world.visits(0..30);
@@ -616,27 +370,6 @@ fn a_time_range_of_one_moment_is_told_as_upside_down_in_ages_too() {
 }
 
 #[test]
-fn of_a_batch_what_is_right_is_sent_and_what_is_left_is_told() {
-    let world = World::with(1, Behaviour::default());
-    let good = |email| identify(email, "2026-11-20T08:00:00Z", email);
-    let (bad, track) = (r#"{"type":"identify","timestamp":"2026-11-20T08:00:00Z"}"#, r#"{"type":"track"}"#);
-    let batch = |items: &[&str]| format!(r#"{{"wrapped":{{"batch":[{}]}}}}"#, items.join(","));
-    world.event(0, &batch(&[&good("ada@example.com"), bad, track, &good("bob@example.com")]));
-    world.event(0, &batch(&[bad, track]));
-    world.event(0, &batch(&[track]));
-    world.run_until_caught_up(&[]);
-    let mended = ["source.envelope=wrapped"];
-    for mode in [&["--dry-run"][..], &[]] {
-        let report = redrive(&world, mode, &mended);
-        assert_eq!((&report["letters"], &report["events"]), (&json!(1), &json!(2)), "{mode:?}");
-        assert_eq!(report["items_left"], json!({"still_invalid": 1}), "{mode:?}");
-        assert_eq!(report["passed_over"], json!({"still_invalid": 1, "nothing_for_nat": 1}), "{mode:?}");
-    }
-    world.run_until_caught_up(&mended);
-    assert_eq!(world.accepted_days(), [day("ada@example.com"), day("bob@example.com")]);
-}
-
-#[test]
 fn a_dry_run_changes_nothing() {
     let world = of_four_kinds();
     let records = || (world.read(&world.topic("queue")).len(), world.read(&world.topic("dead-letter")).len());
@@ -648,22 +381,4 @@ fn a_dry_run_changes_nothing() {
     let words = succeeded(dead_letters(&world, &["redrive", "--dry-run"], &[]));
     assert!(words.starts_with("to be redriven: 2\n"), "{words}");
     assert_eq!(redrive(&world, &[], &[])["letters"], json!(2), "nothing is remembered of it either");
-}
-
-#[test]
-fn what_is_still_invalid_is_passed_over() {
-    let world = World::with(1, Behaviour::default());
-    world.event(0, r#"{"type":"identify","timestamp":"2026-11-20T08:00:00Z","userId":"Ada@example.com"}"#);
-    world.event(0, r#"{"wrapped":{"batch":[{"type":"identify","timestamp":"2026-11-20T08:00:00Z","email":"bob@example.com"},{"type":"identify","timestamp":"2026-11-20T08:00:00Z","email":"carol@example.com"}]}}"#);
-    world.run_until_caught_up(&[]);
-    let report = redrive(&world, &[], &[]);
-    assert_eq!((&report["letters"], &report["passed_over"]), (&json!(0), &json!({"still_invalid": 2})));
-    // Today's rules are other ones: both are right by them.
-    let mended = ["identify.user_id_as_email=true", "source.envelope=wrapped"];
-    let instance = world.start(&mended);
-    let report = redrive(&world, &["--wait"], &mended);
-    assert_eq!((&report["letters"], &report["events"]), (&json!(2), &json!(3)));
-    assert_eq!(report["outcomes"]["delivered"], json!(3), "{report} {}", instance.log());
-    let days = ["ada@example.com", "bob@example.com", "carol@example.com"].map(day);
-    assert_eq!(world.accepted_days(), days);
 }

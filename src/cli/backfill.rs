@@ -18,13 +18,13 @@ use rdkafka::message::OwnedHeaders;
 use super::feeder::{Count, Feeder, Judge, Judged, Token, summary};
 use super::progress::Progress;
 use super::table::number;
-use super::{CommandError, STOPPED, SettingsArgs, Stopped, interruptible, load, start_logs, write_result};
+use super::{CommandError, STOPPED, SettingsArgs, Stopped, interruptible, load, start_logs, verified, write_result};
 use crate::address::without_addresses;
 use crate::config::{Config, Log};
 use crate::dead_letter::{Origin, Reason, Road, Undeliverable};
 use crate::dedup::{DedupKey, Key};
 use crate::enqueue::{Enqueue, Entry};
-use crate::kafka::{self, Bookmark, TopicPartition};
+use crate::kafka::{Bookmark, TopicPartition};
 use crate::segment::Outcome;
 use lines::{Line, Lines, Source};
 use report::{Bad, Report};
@@ -154,10 +154,7 @@ async fn settings(args: &BackfillArgs) -> Result<Config, CommandError> {
     if args.dry_run {
         return Config::load_offline(&args.settings.sources()).map_err(CommandError::Settings);
     }
-    let mut config = load(&args.settings)?;
-    let verified = kafka::verify_or_create(&config, false).await.map_err(CommandError::told)?;
-    config.topics.batch_bytes = verified.batch_bytes.unwrap_or(config.topics.batch_bytes);
-    Ok(config)
+    verified(load(&args.settings)?).await
 }
 
 /// Of the bookmark; `None`: there is none.

@@ -12,7 +12,7 @@ use jiff::civil::Date;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::{CommandError, SettingsArgs, contact, time};
+use super::{CommandError, SettingsArgs, contact, suppress_list, time};
 use crate::config::Config;
 use crate::dedup::{Contact, DedupKey, Kind};
 use crate::nat;
@@ -86,7 +86,7 @@ pub async fn run(args: ExplainArgs) -> Result<ExitCode, CommandError> {
 
 fn explain_events(args: &ExplainArgs) -> Result<ExitCode, CommandError> {
     let config = Config::load_offline(&args.settings.sources()).map_err(CommandError::Settings)?;
-    let list = config.suppress_file.as_deref().map(SuppressList::read).transpose().map_err(CommandError::told)?;
+    let list = suppress_list(&config)?;
     let tester = Tester { rules: config.rules, list: list.unwrap_or_default() };
     let file = args.file.as_deref().filter(|path| path.as_os_str() != "-");
     let name = file.map_or_else(|| "standard input".to_owned(), |path| path.display().to_string());

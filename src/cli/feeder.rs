@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
-use super::CommandError;
 use super::table::{number, table};
+use super::{CommandError, suppress_list};
 use crate::config::Config;
 use crate::enqueue::{Enqueue, Entry};
 use crate::kafka::{Bookmark, KafkaProblem, TopicPartition};
@@ -59,7 +59,7 @@ impl Judge {
     /// # Errors
     /// When the suppression list cannot be read.
     pub fn new(config: &Config) -> Result<Judge, CommandError> {
-        let list = config.suppress_file.as_deref().map(SuppressList::read).transpose().map_err(CommandError::told)?;
+        let list = suppress_list(config)?;
         Ok(Judge { rules: config.rules.clone(), list: list.unwrap_or_default(), now: Timestamp::now() })
     }
 

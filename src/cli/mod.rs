@@ -41,7 +41,9 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::config::resolve::is_secret;
 use crate::config::{Config, Problem, Sources};
+use crate::kafka;
 pub use crate::logs::start_logs;
+use crate::suppress::SuppressList;
 
 /// Delivers Segment's identify calls from Kafka to Nat.app: each contact once a day, nothing lost.
 #[derive(Debug, Parser)]
@@ -225,6 +227,18 @@ pub fn main() -> ExitCode {
 /// The settings, or all that is wrong with them.
 fn load(settings: &SettingsArgs) -> Result<Config, CommandError> {
     Config::load(&settings.sources()).map_err(CommandError::Settings)
+}
+
+/// The same for a tool that writes into the queue: its topics are as they have to be, and tell how large a batch may be.
+async fn verified(mut config: Config) -> Result<Config, CommandError> {
+    let verified = kafka::verify_or_create(&config, false).await.map_err(CommandError::told)?;
+    config.topics.batch_bytes = verified.batch_bytes.unwrap_or(config.topics.batch_bytes);
+    Ok(config)
+}
+
+/// `None`: there is none.
+fn suppress_list(config: &Config) -> Result<Option<SuppressList>, CommandError> {
+    config.suppress_file.as_deref().map(SuppressList::read).transpose().map_err(CommandError::told)
 }
 
 /// Returns at the first SIGTERM or Ctrl-C; a second one ends the process at once.

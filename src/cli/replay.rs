@@ -16,12 +16,14 @@ use super::feeder::{Count, Feeder, Judge, Judged, summary};
 use super::records::{each_record, tell_foreign, time_of};
 use super::table::number;
 use super::time::{horizon, instant};
-use super::{CommandError, STOPPED, SettingsArgs, Stopped, interruptible, load, start_logs, typed, write_result};
+use super::{
+    CommandError, STOPPED, SettingsArgs, Stopped, interruptible, load, start_logs, typed, verified, write_result,
+};
 use crate::config::{Config, Log};
 use crate::dead_letter::{self, Origin, Road};
 use crate::dedup::{DedupKey, Key, Kind, Place};
 use crate::enqueue::{Enqueue, Entry};
-use crate::kafka::{self, Bookmark, Range};
+use crate::kafka::{Bookmark, Range};
 use crate::segment::{EngageMode, Identify, Outcome};
 use plan::Plan;
 
@@ -77,9 +79,7 @@ pub async fn run(mut args: ReplayArgs) -> Result<ExitCode, CommandError> {
     args.topics.sort();
     args.topics.dedup();
     verify_range(&args)?;
-    let mut config = load(&args.settings)?;
-    let verified = kafka::verify_or_create(&config, false).await.map_err(CommandError::told)?;
-    config.topics.batch_bytes = verified.batch_bytes.unwrap_or(config.topics.batch_bytes);
+    let config = verified(load(&args.settings)?).await?;
     let plan = Plan::make(&config, &args).await?;
     plan.remarks().iter().for_each(|remark| eprintln!("{remark}"));
     let (group, config) = (plan.group.clone(), Arc::new(config));

@@ -11,7 +11,7 @@ use tokio::runtime::Handle;
 use super::letter::{Event, Letter, event_of};
 use crate::cli::dead_letters::scan::{Found, Place, Redriven};
 use crate::cli::progress::Progress;
-use crate::cli::{CommandError, Stopped, interruptible};
+use crate::cli::{CommandError, Stopped, interruptible, suppress_list};
 use crate::config::Config;
 use crate::dead_letter::Origin;
 use crate::dedup::{Change, Contact, Delivered, Key, Kind, Tried, is_remembered};
@@ -107,7 +107,7 @@ impl Known {
     /// When a resize is under way or partitions were added by hand, so that the contact's entries may be in others; and when
     /// the brokers do not answer.
     pub async fn gather(config: &Config, email: &str, engage: &[String]) -> Result<Option<Known>, CommandError> {
-        let list = config.suppress_file.as_deref().map(SuppressList::read).transpose().map_err(CommandError::told)?;
+        let list = suppress_list(config)?;
         kafka::verify_keying(config).await.map_err(CommandError::told)?;
         let ranges = ranges(config, email).await.map_err(CommandError::told)?;
         let (config, email, engage) = (config.clone(), email.to_owned(), engage.to_owned());

@@ -23,12 +23,12 @@ use super::{FilterArgs, MAX_REDRIVES, prepare};
 use crate::cli::progress::Progress;
 use crate::cli::table::{number, printable};
 use crate::cli::time::{horizon, well_behind};
-use crate::cli::{CommandError, STOPPED, SettingsArgs, Stopped, interruptible};
+use crate::cli::{CommandError, STOPPED, SettingsArgs, Stopped, interruptible, suppress_list, verified, write_result};
 use crate::config::Config;
 use crate::dead_letter::record::Sendable;
 use crate::dead_letter::{Filter, Kind};
 use crate::enqueue::{Enqueue, Enqueued, Entry};
-use crate::kafka::{self, Headers, Next, Range, RangeReader};
+use crate::kafka::{Headers, Next, Range, RangeReader};
 use crate::suppress::SuppressList;
 
 /// Put them into the queue again, so that they are sent to Nat.app
@@ -72,14 +72,11 @@ pub struct RedriveArgs {
 }
 
 pub async fn run(args: RedriveArgs) -> Result<ExitCode, CommandError> {
-    let (mut config, filter) = match prepare(&args.settings, args.filter)? {
+    let (config, filter) = match prepare(&args.settings, args.filter)? {
         Ok(prepared) => prepared,
         Err(code) => return Ok(code),
     };
-    if !args.dry_run {
-        let verified = kafka::verify_or_create(&config, false).await.map_err(CommandError::told)?;
-        config.topics.batch_bytes = verified.batch_bytes.unwrap_or(config.topics.batch_bytes);
-    }
+    let config = if args.dry_run { config } else { verified(config).await? };
     // It is fixed now: what becomes a dead letter again is not taken again by this run.
     let ranges = scan::ranges(&config, &filter).await?;
     let watch = if args.wait { Some(Watch::begin(&config).await?) } else { None };
@@ -88,14 +85,13 @@ pub async fn run(args: RedriveArgs) -> Result<ExitCode, CommandError> {
         Options { dry_run, rate: args.rate, max_redrives: args.max_redrives, allow_redelivery: args.allow_redelivery };
     let done = interruptible(move |stopped| redrive(&config, &filter, ranges, &options, watch, stopped));
     let Some(report) = done.await? else { return Ok(scan::cut_short()) };
-    print!("{}", if as_json { format!("{}\n", report.json(dry_run)) } else { report.words(dry_run) });
     if report.stopped {
         eprintln!("{}", report.how_to_go_on());
     }
-    if let Some(error) = report.failed {
-        return Err(error);
-    }
-    Ok(if report.stopped { ExitCode::from(STOPPED) } else { ExitCode::SUCCESS })
+    let code = if report.stopped { ExitCode::from(STOPPED) } else { ExitCode::SUCCESS };
+    let text = if as_json { format!("{}\n", report.json(dry_run)) } else { report.words(dry_run) };
+    let code = write_result(&text, code);
+    report.failed.map_or(Ok(code), Err)
 }
 
 struct Options {
@@ -114,8 +110,7 @@ fn redrive(
     watch: Option<Watch>,
     stopped: &Stopped,
 ) -> Result<Option<Report>, CommandError> {
-    let list = config.suppress_file.as_deref().map(SuppressList::read).transpose().map_err(CommandError::told)?;
-    let list = list.unwrap_or_default();
+    let list = suppress_list(config)?.unwrap_or_default();
     let mut choice = Choice::new(config, &list, options.max_redrives, Timestamp::now());
     let all = scan::select(config, filter, ranges.clone(), "reading", stopped, |found| {
         choice.decide(&found);
