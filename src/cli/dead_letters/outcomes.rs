@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use rdkafka::message::Message;
 use serde_json::json;
-use tokio::runtime::Handle;
 
 use super::scan;
 use crate::cli::progress::Progress;
+use crate::cli::records::whole;
 use crate::cli::{CommandError, Stopped};
 use crate::config::Config;
 use crate::dead_letter::Kind;
@@ -87,12 +87,11 @@ impl Watch {
         stopped: &Stopped,
     ) -> Result<Option<Outcomes>, CommandError> {
         let settled = wait_until_settled(config, sent, stopped)?;
-        let again = |topic: &str| Handle::current().block_on(kafka::whole(config, topic)).map_err(CommandError::told);
         if !settled {
             return Ok(None);
         }
-        let delivered = since(&self.delivered, again(&config.topics.delivered)?);
-        let letters = since(&self.letters, again(&config.topics.dead_letter)?);
+        let delivered = since(&self.delivered, whole(config, &config.topics.delivered)?);
+        let letters = since(&self.letters, whole(config, &config.topics.dead_letter)?);
         let Some((accepted, unreadable)) = accepted(config, delivered, sent, stopped).map_err(CommandError::told)?
         else {
             return Ok(None);
