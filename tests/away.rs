@@ -87,7 +87,7 @@ fn the_tools_wait_for_a_partition_whose_broker_comes_back() {
     world.behave(Behaviour::default());
     kafka.kill(3);
     let start = |tool: &[&str]| -> Child {
-        let mut command = world.command(tool, &SETTINGS);
+        let mut command = world.command(tool, &[&SETTINGS[..], &["kafka.timeout=20s"]].concat());
         command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts")
     };
     let file = world.path("letters.jsonl");
@@ -100,7 +100,7 @@ fn the_tools_wait_for_a_partition_whose_broker_comes_back() {
         &["dead-letters", "redrive", "--json"],
     ];
     let children: Vec<Child> = tools.iter().map(|tool| start(tool)).collect();
-    std::thread::sleep(Duration::from_secs(12)); // More than kafka.timeout.
+    std::thread::sleep(Duration::from_secs(22)); // More than kafka.timeout, and far less than three times that.
     kafka.restart(3);
     let results = children.into_iter().map(|child| succeeded(child.wait_with_output().expect("it ends")));
     let [list, stats, _, explain, replay, redrive] = results.collect::<Vec<_>>().try_into().expect("six");
@@ -128,6 +128,7 @@ fn a_reader_whose_broker_goes_in_the_middle_goes_on_when_it_is_back() {
         "kafka.properties.fetch.min.bytes=1000000",
         "kafka.properties.fetch.message.max.bytes=1",
         "kafka.properties.fetch.wait.max.ms=200",
+        "kafka.timeout=30s", // A broker takes its time to come back on a busy machine.
     ];
     let mut command = world.command(&["dead-letters", "export", "-"], &[&SETTINGS[..], &slow].concat());
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
