@@ -1,5 +1,6 @@
-//! Partitions whose only broker is away: a tool waits for those it needs, and does not notice the others.
+//! Brokers that are away: a tool waits for those that it needs, does not notice the others, and can be stopped meanwhile.
 
+use std::net::TcpListener;
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use serde_json::Value;
 use super::letters::{lines, succeeded, told};
 use super::support::World;
 use super::support::kafka::{Kafka, Options};
-use super::support::world::identify;
+use super::support::world::{binary, identify, interrupt};
 
 const SETTINGS: [&str; 2] = ["topics.partitions=2", "circuit.rejections=0"];
 
@@ -141,4 +142,55 @@ fn a_reader_whose_broker_goes_in_the_middle_goes_on_when_it_is_back() {
         exported.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON")["place"].clone()).collect();
     assert_eq!(places, (0..30).map(|offset| Value::from(format!("0:{offset}"))).collect::<Vec<_>>());
     assert_eq!(lines(&world, &["list"]).len(), 30);
+}
+
+#[test]
+fn every_tool_that_waits_for_the_brokers_ends_cleanly_on_ctrl_c() {
+    // It takes connections, and never says a word.
+    let mute = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let brokers = format!("kafka.brokers={}", mute.local_addr().expect("its address"));
+    let file =
+        std::path::PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("mute-{:016x}.jsonl", fastrand::u64(..)));
+    std::fs::write(&file, "{}\n").expect("written");
+    let path = file.to_str().expect("text");
+    let export = format!("{path}.letters");
+    let untouched = "stopped before everything was read; nothing was changed";
+    let tools: [(&[&str], &str); 18] = [
+        (&["dead-letters", "stats"], untouched),
+        (&["dead-letters", "list"], untouched),
+        (&["dead-letters", "show", "0:0"], untouched),
+        (&["dead-letters", "export", &export], untouched),
+        (&["dead-letters", "redrive"], untouched),
+        (&["dead-letters", "redrive", "--dry-run"], untouched),
+        (&["replay", "--from", "1d"], untouched),
+        (&["replay", "--from", "1d", "--dry-run"], untouched),
+        (&["backfill", path], untouched),
+        (&["explain", "--contact", "ada@example.com"], untouched),
+        (&["forget", "--contact", "ada@example.com"], untouched),
+        (&["topics", "verify"], untouched),
+        (&["topics", "describe"], untouched),
+        (&["topics", "create"], "topics may have been created or not; run the same command again"),
+        (&["topics", "resize", "--partitions", "12"], untouched),
+        (&["check"], untouched),
+        (&["status"], untouched),
+        (&["generate"], untouched),
+    ];
+    let settings =
+        [&brokers, "kafka.timeout=2m", "nat.url=http://127.0.0.1:9/s", "nat.api_key=k", "source.topics=events"];
+    let start = |tool: &[&str]| {
+        let mut command = binary();
+        command.args(tool);
+        for setting in settings {
+            command.args(["--set", setting]);
+        }
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts")
+    };
+    let started: Vec<Child> = tools.iter().map(|(tool, _)| start(tool)).collect();
+    started.iter().for_each(interrupt);
+    for ((tool, says), child) in tools.iter().zip(started) {
+        let (code, said) = told(&child.wait_with_output().expect("it ends"));
+        assert!(code == Some(130) && said.contains(says), "{tool:?} ended with {code:?}: {said}");
+    }
+    std::fs::remove_file(&file).expect("removed");
+    assert!(!std::path::Path::new(&export).exists());
 }

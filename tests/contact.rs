@@ -388,10 +388,10 @@ fn explain_and_forget_end_cleanly_on_ctrl_c_and_say_how_to_go_on() {
     world.run_until_caught_up(&[]);
     let (code, result, said) = world.interrupted(&["explain", "--contact", ADA], &SLOW_READER, "reading");
     assert_eq!((code, result.as_str()), (Some(130), ""));
-    assert_eq!(said, "stopped before all was read, so that nothing is told; run it again");
+    assert_eq!(said, "stopped before everything was read; nothing was changed");
     let (code, result, said) = world.interrupted(&["forget", "--contact", ADA], &SLOW_READER, "reading");
     assert_eq!((code, result.as_str()), (Some(130), ""));
-    assert_eq!(said, "stopped: nothing is forgotten; run it again");
+    assert_eq!(said, "stopped before everything was read; nothing was changed");
     // All is read, and the tombstones wait to be written.
     let (code, result, said) =
         world.interrupted(&["forget", "--contact", ADA], &["kafka.properties.linger.ms=25000"], "forgetting");

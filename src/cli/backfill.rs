@@ -18,7 +18,7 @@ use rdkafka::message::OwnedHeaders;
 use super::feeder::{Count, Feeder, Judge, Judged, Token, summary};
 use super::progress::Progress;
 use super::table::number;
-use super::{CommandError, STOPPED, SettingsArgs, Stopped, interruptible, load, start_logs, verified, write_result};
+use super::{CommandError, STOPPED, SettingsArgs, Stopped, load, start_logs, verified, write_result};
 use crate::address::without_addresses;
 use crate::config::{Config, Log};
 use crate::dead_letter::{Origin, Reason, Road, Undeliverable};
@@ -68,7 +68,8 @@ pub struct BackfillArgs {
 pub async fn run(args: BackfillArgs) -> Result<ExitCode, CommandError> {
     start_logs(&Log { format: "human".into(), level: "warn".into() });
     let sources = find(&args)?;
-    let config = settings(&args).await?;
+    let stopped = Stopped::listen();
+    let config = stopped.asking(settings(&args)).await?;
     let again = match sources.iter().any(Source::is_stream) {
         false => "is kept in mind: run the same command again to go on",
         // Its bookmark would mean nothing.
@@ -84,7 +85,7 @@ pub async fn run(args: BackfillArgs) -> Result<ExitCode, CommandError> {
     let config = Arc::new(config);
     let (judge, now) = (Arc::new(Judge::new(&config)?), Timestamp::now());
     let backfill = Backfill { config: Arc::clone(&config), args, judge, now, counts: Counts::default(), enqueue: None };
-    let (counts, ended) = interruptible(move |stopped| Ok(backfill.run(&sources, stopped))).await?;
+    let (counts, ended) = stopped.working(move |stopped| Ok(backfill.run(&sources, stopped))).await?;
     // All of it before the result, which nobody may read any more.
     let forgotten = match ended {
         Ok(true) if !dry_run => forget(&config, &groups).await,

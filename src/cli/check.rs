@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::topics::counted;
-use super::{CommandError, SettingsArgs, load, start_logs};
+use super::{CommandError, SettingsArgs, Stopped, load, start_logs};
 use crate::config::{Log, table};
 use crate::suppress::SuppressList;
 use crate::{kafka, nat};
@@ -51,7 +51,8 @@ pub async fn run(args: CheckArgs) -> Result<ExitCode, CommandError> {
     if args.offline {
         return Ok(report.end());
     }
-    let source = kafka::source_partitions(&config).await;
+    let stopped = Stopped::listen();
+    let source = stopped.unless(kafka::source_partitions(&config)).await.ok_or(CommandError::Stopped)?;
     if let Err(
         problem @ (kafka::KafkaProblem::Unreachable { .. }
         | kafka::KafkaProblem::Credentials(_)
@@ -74,7 +75,7 @@ pub async fn run(args: CheckArgs) -> Result<ExitCode, CommandError> {
             Err(problem) => Err(problem.to_string()),
         },
     );
-    match kafka::inspect(&config).await {
+    match stopped.unless(kafka::inspect(&config)).await.ok_or(CommandError::Stopped)? {
         Ok(found) => own_topics(&mut report, found, config.topics.create),
         Err(problem) => report.take("own topics", Err(problem.to_string())),
     }

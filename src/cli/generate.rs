@@ -12,7 +12,7 @@ use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::message::{Header, OwnedHeaders};
 
 use super::progress::Progress;
-use super::{CommandError, STOPPED, SettingsArgs, start_logs, told_to_stop};
+use super::{CommandError, STOPPED, SettingsArgs, Stopped, start_logs};
 use crate::config::{Config, Log};
 use crate::kafka::{self, Ack, AckingProducer, OutgoingRecord};
 use crate::sandbox::generator::{Generated, Generator, Options};
@@ -71,10 +71,9 @@ pub async fn run(args: GenerateArgs) -> Result<ExitCode, CommandError> {
         (None, Some(topic)) if !topic.starts_with('^') => topic.clone(),
         _ => return Err(CommandError::Told("--topic has to name a topic: source.topics is an expression".into())),
     };
-    create_topic(&config, &topic, args.partitions).await?;
-    let (stop, count) = (tokio::spawn(told_to_stop()), args.count);
-    let written = tokio::task::spawn_blocking(move || write(&args, &config, &topic, &|| stop.is_finished()));
-    let written = written.await.map_err(CommandError::told)??;
+    let (stopped, count) = (Stopped::listen(), args.count);
+    stopped.asking(create_topic(&config, &topic, args.partitions)).await?;
+    let written = stopped.working(move |stopped| write(&args, &config, &topic, stopped)).await?;
     eprintln!("{written} records written");
     // Without a count it goes on until Ctrl-C: that is done, then.
     Ok(if count.is_some_and(|count| written < count) { ExitCode::from(STOPPED) } else { ExitCode::SUCCESS })
@@ -108,7 +107,7 @@ async fn create_topic(config: &Config, topic: &str, partitions: u32) -> Result<(
 }
 
 /// Writes until the count is reached or it is told to stop; returns how many the broker has.
-fn write(args: &GenerateArgs, config: &Config, topic: &str, stopped: &dyn Fn() -> bool) -> Result<u64, CommandError> {
+fn write(args: &GenerateArgs, config: &Config, topic: &str, stopped: &Stopped) -> Result<u64, CommandError> {
     let (sender, acks) = std::sync::mpsc::channel::<Ack<()>>();
     let on_ack = move |ack| {
         let _ = sender.send(ack); // The receiver lives as long as this function.
@@ -128,7 +127,7 @@ fn write(args: &GenerateArgs, config: &Config, topic: &str, stopped: &dyn Fn() -
     let mut progress = Progress::new("generate", "records", args.count.unwrap_or(0));
     let (began, mut sent) = (Instant::now(), 0_u64);
     for record in Generator::new(options).take(args.count.map_or(usize::MAX, |count| count as usize)) {
-        if stopped() {
+        if stopped.is_so() {
             break;
         }
         pace(args.rate, began, sent);

@@ -27,15 +27,14 @@ mod run;
 mod set;
 mod stand_in;
 mod status;
+mod stop;
 mod table;
 mod time;
 mod topics;
 
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::{Args, Parser, Subcommand};
 
@@ -44,6 +43,7 @@ use crate::config::{Config, Problem, Sources};
 use crate::kafka;
 pub use crate::logs::start_logs;
 use crate::suppress::SuppressList;
+use stop::{STOPPED, Stopped, told_to_stop};
 
 /// Delivers Segment's identify calls from Kafka to Nat.app: each contact once a day, nothing lost.
 #[derive(Debug, Parser)]
@@ -120,6 +120,9 @@ pub enum CommandError {
     /// What clap cannot find out by looking at one argument.
     #[error("{0}\n\nFor more information, try '--help'.")]
     Usage(String),
+    /// By Ctrl-C, before anything was done.
+    #[error("stopped before everything was read; nothing was changed")]
+    Stopped,
 }
 
 impl CommandError {
@@ -131,7 +134,14 @@ impl CommandError {
         match self {
             CommandError::Settings(_) | CommandError::Told(_) => ExitCode::FAILURE,
             CommandError::Usage(_) => ExitCode::from(2),
+            CommandError::Stopped => ExitCode::from(STOPPED),
         }
+    }
+}
+
+impl From<kafka::KafkaProblem> for CommandError {
+    fn from(problem: kafka::KafkaProblem) -> CommandError {
+        CommandError::told(problem)
     }
 }
 
@@ -218,7 +228,8 @@ pub fn main() -> ExitCode {
     match result {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("error: {error}");
+            let label = if matches!(error, CommandError::Stopped) { "" } else { "error: " };
+            eprintln!("{label}{error}");
             error.exit_code()
         }
     }
@@ -239,54 +250,6 @@ async fn verified(mut config: Config) -> Result<Config, CommandError> {
 /// `None`: there is none.
 fn suppress_list(config: &Config) -> Result<Option<SuppressList>, CommandError> {
     config.suppress_file.as_deref().map(SuppressList::read).transpose().map_err(CommandError::told)
-}
-
-/// Returns at the first SIGTERM or Ctrl-C; a second one ends the process at once.
-pub async fn told_to_stop() -> Result<(), CommandError> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate()).map_err(CommandError::told)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(CommandError::told)?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        // The terminal shows ^C where the cursor stands: what is told from now on begins a line of its own.
-        _ = interrupt.recv() => if std::io::stderr().is_terminal() && !progress::is_shown() { eprintln!() },
-    }
-    tokio::spawn(async move {
-        let code = tokio::select! { _ = terminate.recv() => 143, _ = interrupt.recv() => 130 };
-        tracing::warn!("second signal: ending at once; what was not settled will be read again");
-        std::process::exit(code);
-    });
-    Ok(())
-}
-
-/// The exit code of a command that Ctrl-C or SIGTERM has stopped: what was done is told, and how to go on.
-pub const STOPPED: u8 = 130;
-
-/// Whether the command has been told to stop.
-#[derive(Debug, Clone, Default)]
-pub struct Stopped(Arc<AtomicBool>);
-
-impl Stopped {
-    pub fn is_so(&self) -> bool {
-        self.0.load(Ordering::Acquire)
-    }
-}
-
-/// Runs long work on a thread that may block. The first Ctrl-C sets the flag, which the work looks at; a second one ends the
-/// process at once.
-pub async fn interruptible<T: Send + 'static>(
-    work: impl FnOnce(&Stopped) -> Result<T, CommandError> + Send + 'static,
-) -> Result<T, CommandError> {
-    let stopped = Stopped::default();
-    let flag = stopped.clone();
-    // It listens to the end of the process: nobody else would hear the second one.
-    tokio::spawn(async move {
-        told_to_stop().await?;
-        flag.0.store(true, Ordering::Release);
-        Ok::<(), CommandError>(())
-    });
-    let done = tokio::task::spawn_blocking(move || work(&stopped)).await;
-    done.unwrap_or_else(|error| Err(CommandError::Told(format!("the work was cut short: {error}"))))
 }
 
 #[cfg(test)]

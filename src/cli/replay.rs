@@ -16,9 +16,7 @@ use super::feeder::{Count, Feeder, Judge, Judged, summary};
 use super::records::{each_record, tell_foreign, time_of};
 use super::table::number;
 use super::time::{horizon, instant};
-use super::{
-    CommandError, STOPPED, SettingsArgs, Stopped, interruptible, load, start_logs, typed, verified, write_result,
-};
+use super::{CommandError, STOPPED, SettingsArgs, Stopped, load, start_logs, typed, verified, write_result};
 use crate::config::{Config, Log};
 use crate::dead_letter::{self, Origin, Road};
 use crate::dedup::{DedupKey, Key, Kind, Place};
@@ -79,13 +77,14 @@ pub async fn run(mut args: ReplayArgs) -> Result<ExitCode, CommandError> {
     args.topics.sort();
     args.topics.dedup();
     verify_range(&args)?;
-    let config = verified(load(&args.settings)?).await?;
-    let plan = Plan::make(&config, &args).await?;
+    let (config, stopped) = (load(&args.settings)?, Stopped::listen());
+    let config = stopped.asking(verified(config)).await?;
+    let plan = stopped.asking(Plan::make(&config, &args)).await?;
     plan.remarks().iter().for_each(|remark| eprintln!("{remark}"));
     let (group, config) = (plan.group.clone(), Arc::new(config));
     let (args, of) = (Arc::new(args), Arc::clone(&config));
     let replay = Replay::new(of, Arc::clone(&args), plan)?;
-    let (counts, done) = interruptible(move |stopped| replay.run(stopped)).await?;
+    let (counts, done) = stopped.working(move |stopped| replay.run(stopped)).await?;
     // All of it before the result, which nobody may read any more.
     let forgotten = match done && !args.dry_run {
         true => plan::forget(&config, &group).await.map_err(CommandError::told),

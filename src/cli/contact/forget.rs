@@ -15,7 +15,7 @@ use super::tell::{self, untold};
 use crate::cli::progress::Progress;
 use crate::cli::table::printable;
 use crate::cli::time::shown;
-use crate::cli::{CommandError, STOPPED, SettingsArgs, Stopped, interruptible, load, start_logs};
+use crate::cli::{CommandError, STOPPED, SettingsArgs, Stopped, load, start_logs};
 use crate::config::{Config, Log};
 use crate::enqueue::Unacknowledged;
 use crate::kafka::{self, Ack, AckingProducer, KafkaProblem, OutgoingRecord, TopicPartition, tool_producer_config};
@@ -51,15 +51,13 @@ pub struct ForgetArgs {
 pub async fn run(args: ForgetArgs) -> Result<ExitCode, CommandError> {
     start_logs(&Log { format: "human".into(), level: "error".into() });
     let config = load(&args.settings)?;
-    let Some(known) = Known::gather(&config, &args.contact, &args.engage).await? else {
-        eprintln!("stopped: nothing is forgotten; run it again");
-        return Ok(ExitCode::from(STOPPED));
-    };
+    let stopped = Stopped::listen();
+    let known = Known::gather(&config, &args.contact, &args.engage, stopped.clone()).await?;
     if !args.dry_run {
-        let places = kafka::partitions(&config, &config.topics.delivered).await.map_err(CommandError::told)?;
+        let places = stopped.asking(kafka::partitions(&config, &config.topics.delivered)).await?;
         let (of, entries) = (config.clone(), known.deliveries.clone());
         let write = move |stopped: &Stopped| write_tombstones(&of, &places, &entries, stopped);
-        let written = interruptible(move |stopped| write(stopped).map_err(CommandError::told)).await?;
+        let written = stopped.working(move |stopped| write(stopped).map_err(CommandError::told)).await?;
         if !written {
             eprintln!("stopped: entries of this contact may be forgotten or not; run it again to forget all");
             return Ok(ExitCode::from(STOPPED));

@@ -11,7 +11,7 @@ use tokio::runtime::Handle;
 use super::letter::{Event, Letter, event_of};
 use crate::cli::dead_letters::scan::{Found, Place, Redriven};
 use crate::cli::progress::Progress;
-use crate::cli::{CommandError, Stopped, interruptible, suppress_list};
+use crate::cli::{CommandError, Stopped, suppress_list};
 use crate::config::Config;
 use crate::dead_letter::Origin;
 use crate::dedup::{Change, Contact, Delivered, Key, Kind, Tried, is_remembered};
@@ -101,23 +101,28 @@ struct Ranges {
 }
 
 impl Known {
-    /// Reads it all; `None` if told to stop. `engage`: keys that no event tells of any more.
+    /// Reads it all. `engage`: keys that no event tells of any more.
     ///
     /// # Errors
     /// When a resize is under way or partitions were added by hand, so that the contact's entries may be in others; and when
-    /// the brokers do not answer.
-    pub async fn gather(config: &Config, email: &str, engage: &[String]) -> Result<Option<Known>, CommandError> {
+    /// the brokers do not answer, or it is told to stop.
+    pub async fn gather(
+        config: &Config,
+        email: &str,
+        engage: &[String],
+        stopped: Stopped,
+    ) -> Result<Known, CommandError> {
         let list = suppress_list(config)?;
-        kafka::verify_keying(config).await.map_err(CommandError::told)?;
-        let ranges = ranges(config, email).await.map_err(CommandError::told)?;
+        stopped.asking(kafka::verify_keying(config)).await?;
+        let ranges = stopped.asking(ranges(config, email)).await?;
         let (config, email, engage) = (config.clone(), email.to_owned(), engage.to_owned());
-        interruptible(move |stopped| {
+        let known = stopped.working(move |stopped| {
             let total = [&ranges.queue, &ranges.delivered].into_iter().chain(&ranges.letters).map(Range::length).sum();
             let progress = Progress::new("reading", "records", total);
             let mut reading = Reading { config: &config, email: &email, stopped, progress, done: 0 };
             reading.all(ranges, engage, list.as_ref()).map_err(CommandError::told)
-        })
-        .await
+        });
+        known.await?.ok_or(CommandError::Stopped)
     }
 
     /// What concerns this day; Engage values have none, and stay.

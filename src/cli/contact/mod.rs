@@ -12,7 +12,7 @@ use jiff::civil::Date;
 
 pub use forget::{ForgetArgs, run as forget};
 
-use super::{CommandError, STOPPED, SettingsArgs, load, start_logs};
+use super::{CommandError, SettingsArgs, Stopped, load, start_logs};
 use crate::config::Log;
 use crate::dedup::Contact;
 use crate::segment::normalise_email;
@@ -40,10 +40,7 @@ pub fn email(text: &str) -> Result<String, String> {
 pub async fn explain(asked: &Asked<'_>, settings: &SettingsArgs) -> Result<ExitCode, CommandError> {
     start_logs(&Log { format: "human".into(), level: "error".into() });
     let config = load(settings)?;
-    let Some(known) = Known::gather(&config, asked.email, asked.engage).await? else {
-        eprintln!("stopped before all was read, so that nothing is told; run it again");
-        return Ok(ExitCode::from(STOPPED));
-    };
+    let known = Known::gather(&config, asked.email, asked.engage, Stopped::listen()).await?;
     let known = match asked.day {
         Some(day) => known.of_day(day),
         None => known,

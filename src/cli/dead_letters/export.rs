@@ -16,7 +16,7 @@ use super::row::Row;
 use super::scan::{self, Found, Redriven};
 use super::{FilterArgs, prepare, rfc3339};
 use crate::cli::table::number;
-use crate::cli::{CommandError, STOPPED, SettingsArgs, Stopped, interruptible};
+use crate::cli::{CommandError, STOPPED, SettingsArgs, Stopped};
 use crate::config::Config;
 use crate::dead_letter::{Filter, Kind, Letter};
 use crate::kafka::{Headers, Range};
@@ -51,15 +51,16 @@ pub async fn run(args: ExportArgs) -> Result<ExitCode, CommandError> {
     };
     // Of a file that cannot be, one hears before Kafka is asked; and nothing is begun when that does not answer.
     Target::check(&args.file, args.force)?;
-    let ranges = scan::ranges(&config, &filter).await?;
+    let stopped = Stopped::listen();
+    let ranges = stopped.asking(scan::ranges(&config, &filter)).await?;
     let mut target = Target::open(&args.file, args.force)?;
-    let exported = interruptible(move |stopped| {
+    let exported = stopped.working(move |stopped| {
         // Each line tells whether its letter was redriven: the notes of that stand behind the letters.
         let exported = match scan::notes(&config, &filter, ranges.clone(), stopped) {
             Ok(Some(redriven)) => export(&config, &filter, args.open, ranges, &redriven, &mut target, stopped),
             Ok(None) => {
                 target.discard();
-                return Ok(scan::cut_short());
+                return Err(CommandError::Stopped);
             }
             Err(problem) => Err(problem),
         };

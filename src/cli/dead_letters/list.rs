@@ -11,7 +11,7 @@ use super::row::Row;
 use super::scan::{self, Redriven};
 use super::{FilterArgs, prepare};
 use crate::cli::table::{number, table};
-use crate::cli::{CommandError, SettingsArgs, interruptible};
+use crate::cli::{CommandError, SettingsArgs, Stopped};
 
 /// On a terminal, without --limit.
 const A_SCREENFUL: usize = 50;
@@ -60,8 +60,9 @@ pub async fn run(args: ListArgs) -> Result<ExitCode, CommandError> {
     };
     let as_json = args.json || !std::io::stdout().is_terminal();
     let limit = args.limit.unwrap_or(if as_json { usize::MAX } else { A_SCREENFUL });
-    let ranges = scan::ranges(&config, &filter).await?;
-    let read = interruptible(move |stopped| {
+    let stopped = Stopped::listen();
+    let ranges = stopped.asking(scan::ranges(&config, &filter)).await?;
+    let read = stopped.working(move |stopped| {
         let mut rows = Rows { rows: Vec::new(), oldest_first: args.oldest_first, limit, count: 0, read: 0 };
         let mut redriven = Redriven::default();
         if args.open {
@@ -80,7 +81,7 @@ pub async fn run(args: ListArgs) -> Result<ExitCode, CommandError> {
         rows.read = read.unwrap_or(0);
         Ok(read.map(|_| (rows, redriven)))
     });
-    let Some((rows, redriven)) = read.await? else { return Ok(scan::cut_short()) };
+    let Some((rows, redriven)) = read.await? else { return Err(CommandError::Stopped) };
     print!("{}", if as_json { rows.json(&redriven) } else { rows.words(&redriven) });
     if (rows.rows.len() as u64) < rows.count {
         eprintln!("{} of {}; --limit shows more", number(rows.rows.len() as u64), number(rows.count));

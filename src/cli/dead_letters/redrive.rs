@@ -23,7 +23,7 @@ use super::{FilterArgs, MAX_REDRIVES, prepare};
 use crate::cli::progress::Progress;
 use crate::cli::table::{number, printable};
 use crate::cli::time::{horizon, well_behind};
-use crate::cli::{CommandError, STOPPED, SettingsArgs, Stopped, interruptible, suppress_list, verified, write_result};
+use crate::cli::{CommandError, STOPPED, SettingsArgs, Stopped, suppress_list, verified, write_result};
 use crate::config::Config;
 use crate::dead_letter::record::Sendable;
 use crate::dead_letter::{Filter, Kind};
@@ -76,15 +76,16 @@ pub async fn run(args: RedriveArgs) -> Result<ExitCode, CommandError> {
         Ok(prepared) => prepared,
         Err(code) => return Ok(code),
     };
-    let config = if args.dry_run { config } else { verified(config).await? };
+    let stopped = Stopped::listen();
+    let config = if args.dry_run { config } else { stopped.asking(verified(config)).await? };
     // It is fixed now: what becomes a dead letter again is not taken again by this run.
-    let ranges = scan::ranges(&config, &filter).await?;
-    let watch = if args.wait { Some(Watch::begin(&config).await?) } else { None };
+    let ranges = stopped.asking(scan::ranges(&config, &filter)).await?;
+    let watch = if args.wait { Some(stopped.asking(Watch::begin(&config)).await?) } else { None };
     let (dry_run, as_json) = (args.dry_run, args.json);
     let options =
         Options { dry_run, rate: args.rate, max_redrives: args.max_redrives, allow_redelivery: args.allow_redelivery };
-    let done = interruptible(move |stopped| redrive(&config, &filter, ranges, &options, watch, stopped));
-    let Some(report) = done.await? else { return Ok(scan::cut_short()) };
+    let done = stopped.working(move |stopped| redrive(&config, &filter, ranges, &options, watch, stopped));
+    let Some(report) = done.await? else { return Err(CommandError::Stopped) };
     if report.stopped {
         eprintln!("{}", report.how_to_go_on());
     }

@@ -11,7 +11,7 @@ use tokio::runtime::Handle;
 use super::reason::{is_known, misspelt};
 use crate::cli::progress::Progress;
 use crate::cli::table::number;
-use crate::cli::{CommandError, STOPPED, Stopped};
+use crate::cli::{CommandError, Stopped};
 use crate::config::Config;
 use crate::dead_letter::record::{concerns, contact};
 use crate::dead_letter::{Filter, Kind, Letter, Note};
@@ -203,10 +203,4 @@ pub fn read(
         progress.at(reader.done());
     }
     Ok(false)
-}
-
-/// What a command says that was stopped before it had found out anything.
-pub fn cut_short() -> std::process::ExitCode {
-    eprintln!("stopped before everything was read; nothing was changed");
-    std::process::ExitCode::from(STOPPED)
 }

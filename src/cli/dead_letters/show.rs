@@ -15,7 +15,7 @@ use super::{MAX_REDRIVES, export, rfc3339};
 use crate::address::without_addresses;
 use crate::cli::table::printable;
 use crate::cli::time::shown;
-use crate::cli::{CommandError, SettingsArgs, interruptible, load};
+use crate::cli::{CommandError, SettingsArgs, Stopped, load};
 use crate::config::Config;
 use crate::dead_letter::masked::{self, masked};
 use crate::dead_letter::{Kind, Letter, Reason};
@@ -54,9 +54,10 @@ fn place(text: &str) -> Result<Place, String> {
 pub async fn run(args: ShowArgs) -> Result<ExitCode, CommandError> {
     let config = load(&args.settings)?;
     let topic = config.topics.dead_letter.clone();
-    let there = kafka::whole(&config, &topic).await.map_err(CommandError::told)?;
+    let stopped = Stopped::listen();
+    let there = stopped.asking(kafka::whole(&config, &topic)).await?;
     let range = range_of(&topic, args.place, &there).map_err(CommandError::Told)?;
-    let shown = interruptible(move |stopped| {
+    let shown = stopped.working(move |stopped| {
         let mut found = None;
         scan::read(&config, vec![range], "reading", stopped, |record| {
             found = Some(record);
@@ -77,7 +78,7 @@ pub async fn run(args: ShowArgs) -> Result<ExitCode, CommandError> {
             false => words(&config, &found, &redriven, args.reveal),
         }))
     });
-    let Some(text) = shown.await? else { return Ok(scan::cut_short()) };
+    let Some(text) = shown.await? else { return Err(CommandError::Stopped) };
     print!("{text}");
     Ok(ExitCode::SUCCESS)
 }

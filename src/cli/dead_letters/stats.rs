@@ -12,7 +12,7 @@ use super::scan::{self, Found, Place, Redriven};
 use super::{FilterArgs, prepare, rfc3339};
 use crate::cli::table::{number, table};
 use crate::cli::time::shown;
-use crate::cli::{CommandError, SettingsArgs, interruptible};
+use crate::cli::{CommandError, SettingsArgs, Stopped};
 use crate::dead_letter::Kind;
 use crate::dead_letter::select::FOREIGN;
 
@@ -51,8 +51,9 @@ pub async fn run(args: StatsArgs) -> Result<ExitCode, CommandError> {
         Ok(prepared) => prepared,
         Err(code) => return Ok(code),
     };
-    let ranges = scan::ranges(&config, &filter).await?;
-    let stats = interruptible(move |stopped| {
+    let stopped = Stopped::listen();
+    let ranges = stopped.asking(scan::ranges(&config, &filter)).await?;
+    let stats = stopped.working(move |stopped| {
         let mut stats = Stats::default();
         let read = scan::select(&config, &filter, ranges, "reading", stopped, |found| {
             if !stats.redriven.note(&found) {
@@ -63,7 +64,7 @@ pub async fn run(args: StatsArgs) -> Result<ExitCode, CommandError> {
         stats.read = read.unwrap_or(0);
         Ok(read.map(|_| stats))
     });
-    let Some(stats) = stats.await? else { return Ok(scan::cut_short()) };
+    let Some(stats) = stats.await? else { return Err(CommandError::Stopped) };
     print!("{}", if args.json { format!("{}\n", stats.json()) } else { stats.words() });
     Ok(ExitCode::SUCCESS)
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::instances::{self, Asker};
-use super::{CommandError, STOPPED, SettingsArgs, start_logs, told_to_stop};
+use super::{CommandError, STOPPED, SettingsArgs, Stopped, start_logs};
 use crate::config::{Config, Log};
 use look::Look;
 use report::Report;
@@ -31,7 +31,7 @@ use window::Window;
     it is told though no instance answers.\n\n\
     Exit codes: 0 healthy; 1 unhealthy: no instance, or one that does not answer, is stuck, restores or is told by Nat.app to\n\
     wait, an open circuit, a partition that nobody reads, an event that has waited for half of the queue's retention.ms, a wrong\n\
-    nat.api_key_file or suppress.file, a resize under way, Kafka out of reach; 2 wrong usage; 130 --watch ended by Ctrl-C.")]
+    nat.api_key_file or suppress.file, a resize under way, Kafka out of reach; 2 wrong usage; 130 stopped by Ctrl-C.")]
 pub struct StatusArgs {
     /// An instance's admin server; may be repeated. Without it: status.instances, or admin.listen on this machine
     #[arg(long, value_name = "HOST:PORT", value_parser = instances::named)]
@@ -55,16 +55,14 @@ pub async fn run(args: StatusArgs) -> Result<ExitCode, CommandError> {
         return Err(CommandError::Told(told.into()));
     }
     let look = Look { names: names(&args, &config), asker: Asker::new()?, config };
+    let stopped = Stopped::listen();
     if !args.watch {
-        let report = look.twice().await;
+        let report = stopped.unless(look.twice()).await.ok_or(CommandError::Stopped)?;
         print!("{}", shown(&report, args.json)?);
         return Ok(if report.healthy { ExitCode::SUCCESS } else { ExitCode::FAILURE });
     }
     let on_terminal = !args.json && std::io::stdout().is_terminal();
-    tokio::select! {
-        ended = watch(&look, args.json, on_terminal) => ended,
-        stopped = told_to_stop() => stopped.map(|()| ExitCode::from(STOPPED)),
-    }
+    stopped.unless(watch(&look, args.json, on_terminal)).await.unwrap_or(Ok(ExitCode::from(STOPPED)))
 }
 
 /// Where the instances are. Without any the lag is told all the same.

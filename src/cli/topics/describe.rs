@@ -7,7 +7,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::super::table::{number, table};
-use super::super::{CommandError, SettingsArgs, load};
+use super::super::{CommandError, SettingsArgs, Stopped, load};
 use crate::config::Config;
 use crate::kafka;
 
@@ -49,7 +49,7 @@ struct Reader {
 
 pub async fn run(args: DescribeArgs) -> Result<ExitCode, CommandError> {
     let config = load(&args.settings)?;
-    let described = describe_all(&config).await.map_err(CommandError::told)?;
+    let described = Stopped::listen().asking(describe_all(&config)).await?;
     if args.json {
         println!("{}", serde_json::to_string_pretty(&described).map_err(CommandError::told)?);
     } else {

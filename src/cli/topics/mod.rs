@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand};
 
 use super::check::Report;
-use super::{CommandError, SettingsArgs, load, start_logs};
+use super::{CommandError, STOPPED, SettingsArgs, Stopped, load, start_logs};
 use crate::config::{Config, Log};
 use crate::kafka;
 
@@ -35,7 +35,7 @@ enum TopicsCommand {
 /// Say everything that is wrong with the topics; change nothing
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  nat-destination topics verify --config nat-destination.toml\n\n\
-    Exit codes: 0 all is right, 1 a problem, 2 wrong usage.")]
+    Exit codes: 0 all is right, 1 a problem, 2 wrong usage, 130 stopped by Ctrl-C.")]
 struct VerifyArgs {
     #[command(flatten)]
     settings: SettingsArgs,
@@ -62,7 +62,7 @@ pub async fn run(args: TopicsArgs) -> Result<ExitCode, CommandError> {
 }
 
 async fn verify(config: &Config) -> Result<ExitCode, CommandError> {
-    let found = kafka::inspect(config).await.map_err(CommandError::told)?;
+    let found = Stopped::listen().asking(kafka::inspect(config)).await?;
     let mut report = Report::default();
     for topic in found.topics {
         report.take(&topic.topic, Ok(counted(topic.partitions)));
@@ -72,7 +72,11 @@ async fn verify(config: &Config) -> Result<ExitCode, CommandError> {
 }
 
 async fn create(config: &Config) -> Result<ExitCode, CommandError> {
-    for report in kafka::verify_or_create(config, true).await.map_err(CommandError::told)?.topics {
+    let Some(verified) = Stopped::listen().unless(kafka::verify_or_create(config, true)).await else {
+        eprintln!("stopped before all was done: topics may have been created or not; run the same command again");
+        return Ok(ExitCode::from(STOPPED));
+    };
+    for report in verified.map_err(CommandError::told)?.topics {
         let done = if report.created { "created" } else { "verified" };
         println!("{done}  {} ({})", report.topic, counted(report.partitions));
     }

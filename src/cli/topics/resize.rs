@@ -6,7 +6,8 @@ use clap::Args;
 
 use super::super::progress::Progress;
 use super::super::table::number;
-use super::super::{CommandError, STOPPED, SettingsArgs, Stopped, interruptible, load};
+use super::super::{CommandError, STOPPED, SettingsArgs, Stopped, load};
+use crate::kafka;
 use crate::resize::{Onlooker, ResizeError, Resized, resize};
 
 /// Give the queue more partitions without losing what was delivered: no instance may run meanwhile
@@ -26,7 +27,10 @@ pub struct ResizeArgs {
 pub async fn run(args: ResizeArgs) -> Result<ExitCode, CommandError> {
     let config = load(&args.settings)?;
     let to = usize::from(args.partitions);
-    let done = interruptible(move |stopped| {
+    let stopped = Stopped::listen();
+    // Brokers that are away are waited for here, where Ctrl-C is heard at once.
+    stopped.asking(kafka::partitions(&config, &config.topics.queue)).await?;
+    let done = stopped.working(move |stopped| {
         let mut shown = Shown { stopped, progress: None };
         match resize(&config, to, &mut shown) {
             Ok(resized) => Ok(Ok(resized)),
