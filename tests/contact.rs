@@ -66,13 +66,16 @@ fn explain_tells_when_a_contact_was_delivered_and_from_which_record() {
     let (visit, engage) = if first["day"].is_null() { (second, first) } else { (first, second) };
     assert_eq!((visit["day"].as_str(), visit["remembered"].as_bool()), (Some("2026-11-20"), Some(true)));
     assert_eq!((engage["engage_key"].as_str(), engage["engage_value"].as_str()), (Some("vip"), Some("true")));
-    assert_eq!((engage["from"]["partition"].as_i64(), engage["from"]["offset"].as_i64()), (Some(2), offset(2, "vip")));
-    assert_eq!(visit["from"]["topic"], world.source);
+    assert_eq!(
+        (engage["source"]["partition"].as_i64(), engage["source"]["offset"].as_i64()),
+        (Some(2), offset(2, "vip"))
+    );
+    assert_eq!(visit["source"]["topic"], world.source);
     // One of the two visits was delivered, and the other one is a duplicate.
     assert_eq!(told["settled_otherwise"], 1);
     assert!(list(&told["waiting"]).is_empty() && list(&told["dead_letters"]).is_empty(), "{told}");
-    let from = visit["from"]["partition"].as_i64().expect("a partition") as i32;
-    assert_eq!(visit["from"]["offset"].as_i64(), offset(from, r#""email":"ada@example.com"},"messageId""#));
+    let from = visit["source"]["partition"].as_i64().expect("a partition") as i32;
+    assert_eq!(visit["source"]["offset"].as_i64(), offset(from, r#""email":"ada@example.com"},"messageId""#));
     let queued = world.read(&world.topic("queue"));
     let of_ada = |record: &&super::support::world::Record| record.key.as_deref() == Some(ADA.as_bytes());
     let place = queued.iter().filter(of_ada).map(|record| record.partition).next().expect("it went through the queue");
@@ -130,7 +133,7 @@ fn explain_tells_what_waits_and_what_is_a_dead_letter_and_changes_nothing() {
     let told = known(&world, ADA);
     let [first, second] = list(&told["waiting"]) else { panic!("two wait: {told}") };
     assert!(first["attempts"].as_u64() >= Some(2) && first["last_attempt"].is_string(), "{told}");
-    assert_eq!((first["day"].as_str(), first["from"]["partition"].as_i64()), (Some("2026-11-21"), Some(2)));
+    assert_eq!((first["day"].as_str(), first["source"]["partition"].as_i64()), (Some("2026-11-21"), Some(2)));
     assert_eq!((second["day"].as_str(), second["attempts"].as_u64()), (Some("2026-11-22"), Some(0)));
     let mut letters: Vec<_> = list(&told["dead_letters"]).iter().map(|letter| &letter["reason"]).collect();
     letters.sort_by_key(|reason| reason.to_string());
@@ -251,8 +254,8 @@ fn a_contacts_dead_letters_are_told_in_the_order_of_time() {
         world.wait("the next one is later", || jiff::Timestamp::now().as_millisecond() > written);
     }
     let told = known(&world, ADA);
-    let partitions: Vec<_> = list(&told["dead_letters"]).iter().map(|letter| letter["partition"].as_i64()).collect();
-    assert_eq!(partitions, letters.map(|partition| Some(i64::from(partition))));
+    let places: Vec<_> = list(&told["dead_letters"]).iter().map(|letter| letter["place"].clone()).collect();
+    assert_eq!(places, letters.map(|partition| Value::from(format!("{partition}:0"))));
 }
 
 /// The setting for a list of this world's own.

@@ -25,6 +25,7 @@ mod records;
 mod replay;
 mod run;
 mod set;
+mod source;
 mod stand_in;
 mod status;
 mod stop;

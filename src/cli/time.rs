@@ -73,6 +73,11 @@ pub fn shown(millis: i64) -> String {
     time.map_or_else(|| "-".to_owned(), |time| format!("{time:.0}"))
 }
 
+/// As JSON has a time: UTC, to the millisecond. `None`: there is none.
+pub fn rfc3339(millis: i64) -> Option<String> {
+    Timestamp::from_millisecond(millis).ok().filter(|_| millis >= 0).map(|time| format!("{time:.3}"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

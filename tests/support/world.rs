@@ -226,6 +226,9 @@ impl World {
             .set("enable.auto.commit", "false")
             .set("enable.partition.eof", "true")
             .set("fetch.message.max.bytes", "100000000")
+            // The end is told when nothing has come for so long: with half a second, of a topic that gets two records a second
+            // never.
+            .set("fetch.wait.max.ms", "10")
             .create()
             .expect("a consumer");
         let partitions = self.partitions_of(topic);

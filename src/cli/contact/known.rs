@@ -9,7 +9,7 @@ use rdkafka::message::{Message, OwnedMessage};
 use tokio::runtime::Handle;
 
 use super::letter::{Event, Letter, event_of};
-use crate::cli::dead_letters::scan::{Found, Place, Redriven};
+use crate::cli::dead_letters::scan::{Found, Redriven};
 use crate::cli::progress::Progress;
 use crate::cli::{CommandError, Stopped, suppress_list};
 use crate::config::Config;
@@ -35,6 +35,8 @@ pub struct Known {
     day: Option<Date>,
     pub deliveries: Vec<Delivery>,
     pub letters: Vec<Letter>,
+    /// Which letters a redrive has taken: the note of it may stand anywhere behind it, in any partition.
+    pub redriven: Redriven,
     /// Engage entries of the partition whose queue record has gone, so that nobody can tell whose they are.
     pub unattributed: u64,
     /// Records of the delivered partition that a newer version wrote, or another tool: they may be this contact's.
@@ -199,7 +201,7 @@ impl Reading<'_> {
                 queued.insert(message.offset(), Queued::of(&message, rules, email));
             }
         })?;
-        let (letters, all) = self.letters(ranges.letters)?;
+        let (letters, redriven, all) = self.letters(ranges.letters)?;
         whole &= all;
         let events = queued.values().map(|queued| &queued.event).chain(letters.iter().map(|letter| &letter.event));
         let mut engage: Vec<(String, String)> = events.filter_map(|event| event.engage.clone()).collect();
@@ -233,6 +235,7 @@ impl Reading<'_> {
             day: None,
             deliveries,
             letters,
+            redriven,
             unattributed: changes.orphans.len() as u64,
             unreadable: changes.unreadable,
         }))
@@ -250,20 +253,19 @@ impl Reading<'_> {
         })
     }
 
-    /// The contact's dead letters, each with when it was redriven: its note may stand anywhere behind it, in any partition.
-    fn letters(&mut self, ranges: Vec<Range>) -> Result<(Vec<Letter>, bool), KafkaProblem> {
-        let (rules, email) = (&self.config.rules, self.email);
+    /// The contact's dead letters, and all notes of redrives.
+    fn letters(&mut self, ranges: Vec<Range>) -> Result<(Vec<Letter>, Redriven, bool), KafkaProblem> {
+        let (config, email) = (self.config, self.email);
         let (mut letters, mut redriven) = (Vec::new(), Redriven::default());
         let all = self.each(ranges, |message| {
-            letters.extend(Letter::of(&message, rules, email));
-            redriven.note(&Found::new(Box::new(message)));
+            let found = Found::new(Box::new(message));
+            if !redriven.note(&found) {
+                letters.extend(Letter::of(&found, config, email));
+            }
         })?;
-        for letter in &mut letters {
-            letter.redriven = redriven.at(Place { partition: letter.partition, offset: letter.offset });
-        }
         // They were read one partition after the other.
-        letters.sort_by_key(|letter| (letter.at, letter.partition, letter.offset));
-        Ok((letters, all))
+        letters.sort_by_key(|letter| (letter.row.at, letter.row.place));
+        Ok((letters, redriven, all))
     }
 
     /// False if told to stop.

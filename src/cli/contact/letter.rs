@@ -2,23 +2,16 @@
 
 use jiff::Timestamp;
 use jiff::civil::Date;
-use rdkafka::message::{Message, OwnedMessage};
 
-use crate::dead_letter::select::FOREIGN;
-use crate::dead_letter::{self, Kind, Origin};
+use crate::cli::dead_letters::row::Row;
+use crate::cli::dead_letters::scan::Found;
+use crate::config::Config;
 use crate::poison::contained;
 use crate::segment::{self, Outcome, Reading, Rules};
 
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug)]
 pub struct Letter {
-    pub partition: i32,
-    pub offset: i64,
-    /// Unix milliseconds.
-    pub at: i64,
-    /// When a redrive took it, Unix milliseconds.
-    pub redriven: Option<i64>,
-    /// `None`: another tool wrote it.
-    pub told: Option<Box<dead_letter::Letter>>,
+    pub row: Row,
     pub event: Event,
 }
 
@@ -32,24 +25,11 @@ pub struct Event {
 }
 
 impl Letter {
-    pub fn reason(&self) -> &str {
-        self.told.as_ref().map_or(FOREIGN, |told| &told.reason)
-    }
-
-    pub fn origin(&self) -> Option<&Origin<'static>> {
-        self.told.as_ref()?.origin.as_ref()
-    }
-
     /// `None`: it is another contact's, or nobody's.
-    pub fn of(message: &OwnedMessage, rules: &Rules, email: &str) -> Option<Letter> {
-        let value = message.payload()?;
-        let at = message.timestamp().to_millis().unwrap_or_default();
-        let event = contained(|| event_of(value, rules, at, email)).ok().flatten()?;
-        let told = match Kind::read(message) {
-            Kind::Letter(letter) => Some(letter),
-            Kind::Foreign(_) | Kind::Note(_) => None,
-        };
-        Some(Letter { partition: message.partition(), offset: message.offset(), at, redriven: None, told, event })
+    pub fn of(found: &Found, config: &Config, email: &str) -> Option<Letter> {
+        let value = found.value()?;
+        let event = contained(|| event_of(value, &config.rules, found.at(), email)).ok().flatten()?;
+        Some(Letter { row: Row::of(config, found), event })
     }
 }
 

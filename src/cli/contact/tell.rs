@@ -4,10 +4,11 @@ use serde_json::{Value, json};
 
 use super::known::{Delivery, Known, Queued, State, What};
 use super::letter::{Event, Letter};
+use crate::cli::dead_letters::row::Row;
+use crate::cli::source;
 use crate::cli::table::table;
-use crate::cli::time::shown;
+use crate::cli::time::{rfc3339, shown};
 use crate::config::Config;
-use crate::dead_letter::Origin;
 
 const ON_ITS_WAY: &[State] = &[State::Waiting, State::Duplicate];
 
@@ -26,13 +27,14 @@ pub fn words(config: &Config, known: &Known) -> String {
         Some(false) => "not suppressed: it is not on the list (suppress.file)\n",
         None => "not suppressed: there is no list (suppress.file)\n",
     };
-    text += &section("delivered", &["day", "at", "queue offset", "from", ""], &[2], visits(known));
+    text += &section("delivered", &["day", "at", "queue offset", "source", ""], &[2], visits(known));
     text +=
-        &section("Engage values delivered", &["key", "value", "at", "queue offset", "from", ""], &[3], engage(known));
-    let head = ["queue offset", "since", "day", "Engage", "attempts", "last attempt", "from", ""];
+        &section("Engage values delivered", &["key", "value", "at", "queue offset", "source", ""], &[3], engage(known));
+    let head = ["queue offset", "since", "day", "Engage", "attempts", "last attempt", "source", ""];
     text += &section("waiting", &head, &[0, 4], known.in_state(ON_ITS_WAY).map(waiting).collect());
-    let head = ["place", "at", "reason", "status", "attempts", "redriven", "day", "Engage", "from"];
-    text += &section("dead letters", &head, &[4], known.letters.iter().map(letter).collect());
+    let head = [&Row::HEAD[..Row::HEAD.len() - 1], &["day", "Engage"]].concat();
+    let letters = known.letters.iter().map(|one| letter(known, one)).collect();
+    text += &section("dead letters", &head, &Row::RIGHT, letters);
     text + &remarks(known)
 }
 
@@ -106,10 +108,10 @@ fn engage(known: &Known) -> Vec<Vec<String>> {
 fn of_delivery(known: &Known, delivery: &Delivery) -> Vec<String> {
     let offset = queue_offset(delivery);
     let gone = if offset.is_none() { "(before a resize)" } else { "(the queue holds it no more)" };
-    let from = record_of(known, delivery).map_or(gone.into(), from);
+    let source = record_of(known, delivery).map_or(gone.into(), source_of);
     let forgotten = if delivery.remembered { "" } else { "older than dedup.retention: counts no more" };
     let offset = offset.map_or_else(|| "-".to_owned(), |offset| offset.to_string());
-    vec![shown(delivery.delivered.at), offset, from, forgotten.into()]
+    vec![shown(delivery.delivered.at), offset, source, forgotten.into()]
 }
 
 /// `None`: a resize carried it over from another partition, whose offsets mean nothing here.
@@ -134,24 +136,17 @@ fn waiting((offset, queued): (i64, &Queued)) -> Vec<String> {
         engage_of(&queued.event),
         tried.map_or_else(|| "0".into(), |tried| tried.attempts.to_string()),
         tried.map_or_else(|| "-".into(), |tried| shown(tried.last)),
-        from(queued),
+        source_of(queued),
         if queued.state == State::Duplicate { "a duplicate: it is not sent".into() } else { String::new() },
     ]
 }
 
-fn letter(letter: &Letter) -> Vec<String> {
-    let (status, attempts) = letter.told.as_ref().map(|told| (told.status, told.attempts)).unwrap_or_default();
-    vec![
-        format!("{}:{}", letter.partition, letter.offset),
-        shown(letter.at),
-        letter.reason().to_owned(),
-        status.map_or_else(|| "-".into(), |status| status.to_string()),
-        attempts.map_or_else(|| "-".into(), |attempts| attempts.to_string()),
-        letter.redriven.map_or_else(|| "-".into(), shown),
-        day(&letter.event),
-        engage_of(&letter.event),
-        letter.origin().map_or_else(|| "-".into(), place_of),
-    ]
+/// As `dead-letters list` has it, without the contact, which is the same, but with what the event tells.
+fn letter(known: &Known, letter: &Letter) -> Vec<String> {
+    let mut cells = letter.row.cells(&known.redriven);
+    cells.pop();
+    cells.extend([day(&letter.event), engage_of(&letter.event)]);
+    cells
 }
 
 fn day(event: &Event) -> String {
@@ -162,15 +157,8 @@ fn engage_of(event: &Event) -> String {
     event.engage.as_ref().map_or_else(|| "-".into(), |(key, value)| format!("{key}={value}"))
 }
 
-/// `topic 1:77`, the source record, and the road where it was not ingest's.
-fn from(queued: &Queued) -> String {
-    queued.origin.as_ref().map_or_else(|| "another program".into(), place_of)
-}
-
-fn place_of(origin: &Origin<'_>) -> String {
-    let item = origin.item.map(|item| format!(" item {item}")).unwrap_or_default();
-    let road = origin.road.map(|road| format!(" ({})", road.as_str())).unwrap_or_default();
-    format!("{} {}:{}{item}{road}", origin.topic, origin.partition, origin.offset)
+fn source_of(queued: &Queued) -> String {
+    queued.origin.as_ref().map_or_else(|| "another program".into(), source::words)
 }
 
 /// For programs.
@@ -184,7 +172,7 @@ pub fn json(known: &Known) -> Value {
         "suppressed": known.suppressed,
         "delivered": known.deliveries.iter().map(|delivery| delivery_json(known, delivery)).collect::<Vec<_>>(),
         "waiting": events(ON_ITS_WAY),
-        "dead_letters": known.letters.iter().map(letter_json).collect::<Vec<_>>(),
+        "dead_letters": known.letters.iter().map(|letter| letter_json(known, letter)).collect::<Vec<_>>(),
         "settled_otherwise": known.in_state(&[State::Settled]).count(),
         "engage_entries_of_nobody_known": known.unattributed,
         "unreadable": known.unreadable,
@@ -201,48 +189,35 @@ fn delivery_json(known: &Known, delivery: &Delivery) -> Value {
         "engage_key": key,
         "engage_value": value,
         "in_doubt": delivery.is_in_doubt(),
-        "at": shown(delivery.delivered.at),
+        "at": rfc3339(delivery.delivered.at),
         "queue_offset": queue_offset(delivery),
         "remembered": delivery.remembered,
-        "from": record_of(known, delivery).and_then(|queued| queued.origin.as_ref()).map(place_json),
+        "source": record_of(known, delivery).and_then(|queued| queued.origin.as_ref()).map(source::json),
     })
 }
 
 fn queued_json(offset: i64, queued: &Queued) -> Value {
     json!({
         "queue_offset": offset,
-        "since": shown(queued.at),
+        "since": rfc3339(queued.at),
         "day": queued.event.day.map(|day| day.to_string()),
         "engage_key": queued.event.engage.as_ref().map(|(key, _)| key),
         "engage_value": queued.event.engage.as_ref().map(|(_, value)| value),
         "duplicate": queued.state == State::Duplicate,
         "attempts": queued.tried.as_ref().map_or(0, |tried| tried.attempts),
-        "last_attempt": queued.tried.as_ref().map(|tried| shown(tried.last)),
-        "from": queued.origin.as_ref().map(place_json),
+        "last_attempt": queued.tried.as_ref().and_then(|tried| rfc3339(tried.last)),
+        "source": queued.origin.as_ref().map(source::json),
     })
 }
 
-fn letter_json(letter: &Letter) -> Value {
-    json!({
-        "partition": letter.partition,
-        "offset": letter.offset,
-        "at": shown(letter.at),
-        "reason": letter.reason(),
-        "status": letter.told.as_ref().and_then(|told| told.status),
-        "attempts": letter.told.as_ref().and_then(|told| told.attempts),
-        "redriven": letter.redriven.map(shown),
-        "day": letter.event.day.map(|day| day.to_string()),
-        "engage_key": letter.event.engage.as_ref().map(|(key, _)| key),
-        "from": letter.origin().map(place_json),
-    })
-}
-
-fn place_json(origin: &Origin<'_>) -> Value {
-    json!({
-        "topic": origin.topic,
-        "partition": origin.partition,
-        "offset": origin.offset,
-        "item": origin.item,
-        "road": origin.road.map(|road| road.as_str()),
-    })
+fn letter_json(known: &Known, letter: &Letter) -> Value {
+    let mut json = letter.row.json(&known.redriven);
+    for (name, value) in [
+        ("day", json!(letter.event.day.map(|day| day.to_string()))),
+        ("engage_key", json!(letter.event.engage.as_ref().map(|(key, _)| key))),
+        ("engage_value", json!(letter.event.engage.as_ref().map(|(_, value)| value))),
+    ] {
+        json.insert(name.to_owned(), value);
+    }
+    Value::Object(json)
 }

@@ -14,8 +14,9 @@ use serde_json::{Map, Value, json};
 
 use super::row::Row;
 use super::scan::{self, Found, Redriven};
-use super::{FilterArgs, prepare, rfc3339};
+use super::{FilterArgs, prepare};
 use crate::cli::table::number;
+use crate::cli::time::rfc3339;
 use crate::cli::{CommandError, STOPPED, SettingsArgs, Stopped};
 use crate::config::Config;
 use crate::dead_letter::{Filter, Kind, Letter};

@@ -7,7 +7,7 @@ mod notes;
 mod outcomes;
 mod reason;
 mod redrive;
-mod row;
+pub mod row;
 pub mod scan;
 mod show;
 mod stats;
@@ -98,9 +98,4 @@ fn prepare(settings: &SettingsArgs, filter: FilterArgs) -> Result<Result<(Config
         return Ok(Err(ExitCode::from(2)));
     }
     Ok(Ok((load(settings)?, filter)))
-}
-
-/// `None`: it has none.
-fn rfc3339(millis: i64) -> Option<String> {
-    Timestamp::from_millisecond(millis).ok().filter(|_| millis >= 0).map(|time| format!("{time:.3}"))
 }

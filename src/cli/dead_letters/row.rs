@@ -1,15 +1,15 @@
-//! One dead letter in a line, without personal data: what `list` lists, and what `show --json` begins with.
+//! One dead letter in a line, without personal data: what `list` and `explain --contact` list, and what `export` begins with.
 
 use serde_json::{Map, Value, json};
 
-use super::rfc3339;
 use super::scan::{Found, Place, Redriven};
-use crate::address::without_addresses;
-use crate::cli::time::shown;
+use crate::cli::source;
+use crate::cli::time::{rfc3339, shown};
 use crate::config::Config;
-use crate::dead_letter::Kind;
 use crate::dead_letter::select::FOREIGN;
+use crate::dead_letter::{Kind, Origin};
 
+#[derive(Debug)]
 pub struct Row {
     pub at: i64,
     pub place: Place,
@@ -17,7 +17,7 @@ pub struct Row {
     status: Option<u16>,
     attempts: Option<u32>,
     redrives: u32,
-    source: Option<String>,
+    source: Option<Origin<'static>>,
     contact: Option<String>,
 }
 
@@ -37,10 +37,7 @@ impl Row {
                 status: letter.status,
                 attempts: letter.attempts,
                 redrives: letter.redrives,
-                source: letter.origin.as_ref().map(|origin| {
-                    let item = origin.item.map(|item| format!(" item {item}")).unwrap_or_default();
-                    format!("{} {}:{}{item}", without_addresses(&origin.topic), origin.partition, origin.offset)
-                }),
+                source: letter.origin.clone(),
                 contact: found.contact(config, letter).map(|contact| contact.to_string()),
             },
             Kind::Foreign(_) | Kind::Note(_) => Row {
@@ -64,7 +61,7 @@ impl Row {
             ("status", json!(self.status)),
             ("attempts", json!(self.attempts)),
             ("redrives", json!(self.redrives)),
-            ("source", json!(self.source)),
+            ("source", json!(self.source.as_ref().map(source::json))),
             ("contact", json!(self.contact)),
             ("redriven", json!(redriven.at(self.place).and_then(rfc3339))),
         ];
@@ -81,7 +78,7 @@ impl Row {
             or_dash(self.attempts.map(|attempts| attempts.to_string())),
             self.redrives.to_string(),
             or_dash(redriven.at(self.place).map(shown)),
-            or_dash(self.source.clone()),
+            or_dash(self.source.as_ref().map(source::words)),
             or_dash(self.contact.clone()),
         ]
     }

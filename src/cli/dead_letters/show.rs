@@ -11,10 +11,10 @@ use serde_json::{Map, Value, json};
 
 use super::row::Row;
 use super::scan::{self, Found, Place, Redriven};
-use super::{MAX_REDRIVES, export, rfc3339};
+use super::{MAX_REDRIVES, export};
 use crate::address::without_addresses;
 use crate::cli::table::printable;
-use crate::cli::time::shown;
+use crate::cli::time::{rfc3339, shown};
 use crate::cli::{CommandError, SettingsArgs, Stopped, load};
 use crate::config::Config;
 use crate::dead_letter::masked::{self, masked};

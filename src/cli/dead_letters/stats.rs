@@ -9,9 +9,10 @@ use jiff::Timestamp;
 use serde_json::json;
 
 use super::scan::{self, Found, Place, Redriven};
-use super::{FilterArgs, prepare, rfc3339};
+use super::{FilterArgs, prepare};
+use crate::address::without_addresses;
 use crate::cli::table::{number, table};
-use crate::cli::time::shown;
+use crate::cli::time::{rfc3339, shown};
 use crate::cli::{CommandError, SettingsArgs, Stopped};
 use crate::dead_letter::Kind;
 use crate::dead_letter::select::FOREIGN;
@@ -83,7 +84,7 @@ impl Stats {
                 add(&mut self.statuses, &status.to_string());
             }
             if let Some(origin) = &letter.origin {
-                add(&mut self.topics, &origin.topic);
+                add(&mut self.topics, &without_addresses(&origin.topic));
             }
         }
         match self.places.get_mut(reason) {
