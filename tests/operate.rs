@@ -183,6 +183,7 @@ fn every_command_has_help_with_an_example_completions_and_a_manual_page() {
             assert!(page.contains(&format!("\\-\\-{}", option.replace('-', "\\-"))), "{words} --{option}: {page}");
         }
     }
+    assert!(completions[2].contains(r#"_using_subcommand completions" -f -a "bash elvish fish powershell zsh""#));
     assert!(output_of(&["man", "status"]).contains("1 unhealthy: "));
     assert!(output_of(&["man"]).contains("nat\\-destination\\-replay(1)"));
 }
