@@ -208,6 +208,32 @@ fn a_resize_that_was_stopped_while_it_looked_looks_again() {
 }
 
 #[test]
+fn of_two_resizes_that_begin_at_the_same_moment_one_goes_on_and_the_other_says_so() {
+    let world = World::new();
+    world.visits(0..10);
+    world.run_until_caught_up(&[]);
+    // What the other one writes after this one's record: that it has begun, or that it takes it back.
+    let under_way = r#"{"version":1,"partitions":3,"resizing":{"found":3,"to":12}}"#;
+    let taken_back = r#"{"version":1,"partitions":3}"#;
+    for (other, says) in [(taken_back, "another one began"), (under_way, "a resize to 12 is under way")] {
+        let mut command = world.command(&["topics", "resize", "--partitions", "6"], &[]);
+        let mut child = command.stderr(Stdio::piped()).spawn().expect("it runs");
+        let mut told = BufReader::new(child.stderr.take().expect("piped")).lines().map_while(Result::ok);
+        assert!(told.any(|line| line.contains("waiting 5 s")));
+        world.send(&world.topic("layout"), Some(0), Some(b"layout"), Some(other.as_bytes()), &[]);
+        world.flush();
+        let rest: Vec<String> = told.collect();
+        assert!(rest.iter().any(|line| line.contains(says)), "{rest:?}");
+        assert_eq!(child.wait().expect("ended").code(), Some(1));
+        assert_eq!(layout(&world), other, "the other one's stays");
+    }
+    resized(&world, "12");
+    world.visits(0..20);
+    world.run_until_caught_up(&[]);
+    assert_eq!(world.stand_in.requests(), 20);
+}
+
+#[test]
 fn a_resize_that_is_interrupted_says_how_to_go_on() {
     let world = World::new();
     world.visits(0..10);

@@ -119,7 +119,7 @@ async fn begin(config: &Config, to: usize, onlooker: &mut dyn Onlooker) -> Resul
     let is_untouched = !goes_on || delivered < to;
     let refused = match look(config, onlooker).await {
         Ok(()) if onlooker.stopped() => ResizeError::Stopped { begun: !is_untouched },
-        Ok(()) => return Ok((during, resizing)),
+        Ok(()) => return verify_ours(config, &resizing).await.map(|()| (during, resizing)),
         Err(refused) => refused,
     };
     if is_untouched {
@@ -136,6 +136,16 @@ async fn look(config: &Config, onlooker: &mut dyn Onlooker) -> Result<(), Resize
     tokio::time::sleep(JOINING).await;
     refuse_while_running(config).await?;
     refuse_while_written(config, &ends).await
+}
+
+/// Of two that begin at the same moment the one counts whose record came later.
+async fn verify_ours(config: &Config, resizing: &Resizing) -> Result<(), ResizeError> {
+    let to = resizing.to;
+    match kafka::read_layout(config).await?.and_then(|layout| layout.resizing) {
+        Some(other) if other.to != to => Err(Unwilling::UnderWay { under_way: other.to, to }.into()),
+        Some(_) => Ok(()),
+        None => Err(Unwilling::TakenBack { to }.into()),
+    }
 }
 
 async fn refuse_while_running(config: &Config) -> Result<(), ResizeError> {

@@ -21,6 +21,8 @@ pub enum Unwilling {
         "--partitions {to}: a resize to {under_way} is under way. Finish that first, with --partitions {under_way}"
     )]
     UnderWay { under_way: usize, to: usize },
+    #[error("--partitions {to}: another one began at the same moment and was taken back. Run this again")]
+    TakenBack { to: usize },
     #[error(
         "instances run: the group {group:?} has {}. Stop every instance (of one that was killed the group hears after \
          session.timeout.ms, 45 s) and run this again",
