@@ -165,10 +165,8 @@ fn group(config: &Config, source: &Source) -> Option<String> {
 }
 
 async fn forget(config: &Config, groups: &[String]) -> Result<(), CommandError> {
-    for group in groups {
-        Bookmark::remove(config, group).await.map_err(CommandError::told)?;
-    }
-    Ok(())
+    let groups: Vec<&str> = groups.iter().map(String::as_str).collect();
+    Bookmark::remove(config, &groups).await.map_err(CommandError::told)
 }
 
 #[derive(Debug, Default)]

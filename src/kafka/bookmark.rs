@@ -2,6 +2,7 @@
 //! joins. Kafka is the only store. Blocking, but for `remove`: for a thread.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rdkafka::admin::{AdminClient, AdminOptions};
@@ -17,12 +18,20 @@ use super::{KafkaProblem, TopicPartition};
 use crate::config::Config;
 
 pub struct Bookmark {
-    client: BaseConsumer<Context>,
+    client: Arc<BaseConsumer<Context>>,
     group: String,
     timeout: Duration,
 }
 
 const A_MOMENT: Duration = Duration::from_millis(100);
+
+/// A client takes a tenth of a second to end, which a backfill would wait for with each of its files.
+impl Drop for Bookmark {
+    fn drop(&mut self) {
+        let client = Arc::clone(&self.client);
+        std::thread::spawn(move || drop(client));
+    }
+}
 
 impl Bookmark {
     /// # Errors
@@ -30,7 +39,7 @@ impl Bookmark {
     pub fn new(config: &Config, group: &str) -> Result<Bookmark, KafkaProblem> {
         let mut settings = admin_config(config);
         settings.set("group.id", group).set("enable.auto.commit", "false");
-        Ok(Bookmark { client: client(&settings)?, group: group.to_owned(), timeout: config.kafka.timeout })
+        Ok(Bookmark { client: Arc::new(client(&settings)?), group: group.to_owned(), timeout: config.kafka.timeout })
     }
 
     /// What was saved of these partitions, where anything was.
@@ -81,30 +90,40 @@ impl Bookmark {
         }
     }
 
-    /// Forgets it all: the tool has come to its end.
+    /// Forgets all that these groups hold: the tool has come to its end.
     ///
     /// # Errors
-    /// When the brokers do not let it go; then it stays until `offsets.retention.minutes` of theirs.
-    pub async fn remove(config: &Config, group: &str) -> Result<(), KafkaProblem> {
+    /// When the brokers do not let one go; then it stays until `offsets.retention.minutes` of theirs.
+    pub async fn remove(config: &Config, groups: &[&str]) -> Result<(), KafkaProblem> {
         let admin: AdminClient<Context> =
             AdminClient::from_config_and_context(&admin_config(config), Context::default())
                 .map_err(|error| KafkaProblem::Properties(error.to_string()))?;
         let options = AdminOptions::new().request_timeout(Some(config.kafka.timeout));
-        let what = || format!("the bookmark of group {group:?} cannot be removed");
+        let failed = |group: &str, error| {
+            let what = format!("the bookmark of group {group:?} cannot be removed");
+            KafkaProblem::Failed { what, error }
+        };
         let deadline = Instant::now() + config.kafka.timeout;
-        loop {
-            let results = admin.delete_groups(&[group], &options).await;
-            let failed = |error| KafkaProblem::Failed { what: what(), error };
-            let refused = results.map_err(failed)?.into_iter().find_map(|result| result.err().map(|(_, code)| code));
-            match refused.map(KafkaError::AdminOp) {
-                None | Some(KafkaError::AdminOp(RDKafkaErrorCode::GroupIdNotFound)) => return Ok(()),
-                Some(KafkaError::AdminOp(RDKafkaErrorCode::GroupAuthorizationFailed)) => {
-                    return Err(KafkaProblem::Stopped(undeletable(group)));
+        let mut left: Vec<String> = groups.iter().map(|group| (*group).to_owned()).collect();
+        while !left.is_empty() {
+            let names: Vec<&str> = left.iter().map(String::as_str).collect();
+            let results = admin.delete_groups(&names, &options).await.map_err(|error| failed(names[0], error))?;
+            left = Vec::new();
+            for (group, code) in results.into_iter().filter_map(Result::err) {
+                match KafkaError::AdminOp(code) {
+                    KafkaError::AdminOp(RDKafkaErrorCode::GroupIdNotFound) => {}
+                    KafkaError::AdminOp(RDKafkaErrorCode::GroupAuthorizationFailed) => {
+                        return Err(KafkaProblem::Stopped(undeletable(&group)));
+                    }
+                    error if is_passing(&error) && Instant::now() < deadline => left.push(group),
+                    error => return Err(failed(&group, error)),
                 }
-                Some(error) if is_passing(&error) && Instant::now() < deadline => tokio::time::sleep(A_MOMENT).await,
-                Some(error) => return Err(failed(error)),
+            }
+            if !left.is_empty() {
+                tokio::time::sleep(A_MOMENT).await;
             }
         }
+        Ok(())
     }
 
     fn failed(&self, done: &str, error: KafkaError) -> KafkaProblem {
