@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -226,6 +226,12 @@ fn a_backfill_stopped_halfway_goes_on() {
     assert_eq!(world.accepted().len(), 300);
 }
 
+fn has_thread(child: &Child, name: &str) -> bool {
+    let threads = std::fs::read_dir(format!("/proc/{}/task", child.id())).expect("it runs").flatten();
+    let mut names = threads.filter_map(|thread| std::fs::read_to_string(thread.path().join("comm")).ok());
+    names.any(|found| found.trim_end() == name)
+}
+
 #[test]
 fn one_ctrl_c_ends_a_backfill_whose_input_is_silent() {
     let world = world();
@@ -239,6 +245,8 @@ fn one_ctrl_c_ends_a_backfill_whose_input_is_silent() {
         let mut input = child.stdin.take().expect("piped");
         input.write_all(format!("{}half a line", lines(0..said)).as_bytes()).expect("written");
         world.wait("all that was said is in the queue", || world.queued_by("backfill").len() >= said);
+        // Before that it is Kafka that is waited for.
+        world.wait("the input is waited for", || has_thread(&child, "stream"));
         interrupt(&child);
         world.wait("it ends", || child.try_wait().expect("its state").is_some());
         let output = child.wait_with_output().expect("it ended");

@@ -79,7 +79,7 @@ pub async fn run(args: BackfillArgs) -> Result<ExitCode, CommandError> {
     };
     let groups: Vec<String> = sources.iter().filter_map(|source| group(&config, source)).collect();
     if args.restart && !args.dry_run {
-        forget(&config, &groups).await?;
+        Bookmark::remove(&config, groups.clone()).await?;
     }
     let (dry_run, json) = (args.dry_run, args.json);
     let config = Arc::new(config);
@@ -88,7 +88,7 @@ pub async fn run(args: BackfillArgs) -> Result<ExitCode, CommandError> {
     let (counts, ended) = stopped.working(move |stopped| Ok(backfill.run(&sources, stopped))).await?;
     // All of it before the result, which nobody may read any more.
     let forgotten = match ended {
-        Ok(true) if !dry_run => forget(&config, &groups).await,
+        Ok(true) if !dry_run => Bookmark::remove(&config, groups).await.map_err(CommandError::told),
         _ => Ok(()),
     };
     let kept = if dry_run { "Nothing was changed".to_owned() } else { format!("What is in the queue {again}") };
@@ -162,11 +162,6 @@ async fn settings(args: &BackfillArgs) -> Result<Config, CommandError> {
 fn group(config: &Config, source: &Source) -> Option<String> {
     let prefix = config.topics.queue.trim_end_matches("queue");
     source.identity.as_ref().map(|identity| format!("{prefix}backfill.{identity}"))
-}
-
-async fn forget(config: &Config, groups: &[String]) -> Result<(), CommandError> {
-    let groups: Vec<&str> = groups.iter().map(String::as_str).collect();
-    Bookmark::remove(config, &groups).await.map_err(CommandError::told)
 }
 
 #[derive(Debug, Default)]

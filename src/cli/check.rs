@@ -52,7 +52,7 @@ pub async fn run(args: CheckArgs) -> Result<ExitCode, CommandError> {
         return Ok(report.end());
     }
     let stopped = Stopped::listen();
-    let source = stopped.unless(kafka::source_partitions(&config)).await.ok_or(CommandError::Stopped)?;
+    let source = stopped.unless(kafka::source_partitions(&config)).await?;
     if let Err(
         problem @ (kafka::KafkaProblem::Unreachable { .. }
         | kafka::KafkaProblem::Credentials(_)
@@ -75,7 +75,7 @@ pub async fn run(args: CheckArgs) -> Result<ExitCode, CommandError> {
             Err(problem) => Err(problem.to_string()),
         },
     );
-    match stopped.unless(kafka::inspect(&config)).await.ok_or(CommandError::Stopped)? {
+    match stopped.unless(kafka::inspect(&config)).await? {
         Ok(found) => own_topics(&mut report, found, config.topics.create),
         Err(problem) => report.take("own topics", Err(problem.to_string())),
     }

@@ -54,14 +54,15 @@ impl Stopped {
         *self.0.borrow()
     }
 
-    /// `None`: it was told to stop before that was done.
-    pub async fn unless<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+    /// # Errors
+    /// When told to stop before that was done.
+    pub async fn unless<T>(&self, work: impl Future<Output = T>) -> Result<T, CommandError> {
         let mut stopped = self.0.clone();
         tokio::select! {
             biased;
             // An error says that nobody will ever tell it to.
-            Ok(_) = stopped.wait_for(|is_so| *is_so) => None,
-            done = work => Some(done),
+            Ok(_) = stopped.wait_for(|is_so| *is_so) => Err(CommandError::Stopped),
+            done = work => Ok(done),
         }
     }
 
@@ -73,7 +74,7 @@ impl Stopped {
     where
         CommandError: From<E>,
     {
-        Ok(self.unless(question).await.ok_or(CommandError::Stopped)??)
+        Ok(self.unless(question).await??)
     }
 
     /// Runs long work on a thread that may block, and that looks whether it is to stop.

@@ -29,7 +29,8 @@ const A_MOMENT: Duration = Duration::from_millis(100);
 impl Drop for Bookmark {
     fn drop(&mut self) {
         let client = Arc::clone(&self.client);
-        std::thread::spawn(move || drop(client));
+        // Without a thread it ends here.
+        let _ = std::thread::Builder::new().name("bookmark".into()).spawn(move || drop(client));
     }
 }
 
@@ -94,7 +95,7 @@ impl Bookmark {
     ///
     /// # Errors
     /// When the brokers do not let one go; then it stays until `offsets.retention.minutes` of theirs.
-    pub async fn remove(config: &Config, groups: &[&str]) -> Result<(), KafkaProblem> {
+    pub async fn remove(config: &Config, mut groups: Vec<String>) -> Result<(), KafkaProblem> {
         let admin: AdminClient<Context> =
             AdminClient::from_config_and_context(&admin_config(config), Context::default())
                 .map_err(|error| KafkaProblem::Properties(error.to_string()))?;
@@ -104,22 +105,21 @@ impl Bookmark {
             KafkaProblem::Failed { what, error }
         };
         let deadline = Instant::now() + config.kafka.timeout;
-        let mut left: Vec<String> = groups.iter().map(|group| (*group).to_owned()).collect();
-        while !left.is_empty() {
-            let names: Vec<&str> = left.iter().map(String::as_str).collect();
+        while !groups.is_empty() {
+            let names: Vec<&str> = groups.iter().map(String::as_str).collect();
             let results = admin.delete_groups(&names, &options).await.map_err(|error| failed(names[0], error))?;
-            left = Vec::new();
+            groups.clear();
             for (group, code) in results.into_iter().filter_map(Result::err) {
                 match KafkaError::AdminOp(code) {
                     KafkaError::AdminOp(RDKafkaErrorCode::GroupIdNotFound) => {}
                     KafkaError::AdminOp(RDKafkaErrorCode::GroupAuthorizationFailed) => {
                         return Err(KafkaProblem::Stopped(undeletable(&group)));
                     }
-                    error if is_passing(&error) && Instant::now() < deadline => left.push(group),
+                    error if is_passing(&error) && Instant::now() < deadline => groups.push(group),
                     error => return Err(failed(&group, error)),
                 }
             }
-            if !left.is_empty() {
+            if !groups.is_empty() {
                 tokio::time::sleep(A_MOMENT).await;
             }
         }

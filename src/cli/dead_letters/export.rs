@@ -57,14 +57,10 @@ pub async fn run(args: ExportArgs) -> Result<ExitCode, CommandError> {
     let mut target = Target::open(&args.file, args.force)?;
     let exported = stopped.working(move |stopped| {
         // Each line tells whether its letter was redriven: the notes of that stand behind the letters.
-        let exported = match scan::notes(&config, &filter, ranges.clone(), stopped) {
-            Ok(Some(redriven)) => export(&config, &filter, args.open, ranges, &redriven, &mut target, stopped),
-            Ok(None) => {
-                target.discard();
-                return Err(CommandError::Stopped);
-            }
-            Err(problem) => Err(problem),
-        };
+        let redriven = scan::notes(&config, &filter, ranges.clone(), stopped);
+        let exported = redriven
+            .and_then(|redriven| redriven.ok_or(CommandError::Stopped))
+            .and_then(|redriven| export(&config, &filter, args.open, ranges, &redriven, &mut target, stopped));
         if exported.is_err() {
             target.discard();
         }

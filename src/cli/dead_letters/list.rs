@@ -81,7 +81,7 @@ pub async fn run(args: ListArgs) -> Result<ExitCode, CommandError> {
         rows.read = read.unwrap_or(0);
         Ok(read.map(|_| (rows, redriven)))
     });
-    let Some((rows, redriven)) = read.await? else { return Err(CommandError::Stopped) };
+    let (rows, redriven) = read.await?.ok_or(CommandError::Stopped)?;
     print!("{}", if as_json { rows.json(&redriven) } else { rows.words(&redriven) });
     if (rows.rows.len() as u64) < rows.count {
         eprintln!("{} of {}; --limit shows more", number(rows.rows.len() as u64), number(rows.count));

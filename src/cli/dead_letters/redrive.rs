@@ -85,7 +85,7 @@ pub async fn run(args: RedriveArgs) -> Result<ExitCode, CommandError> {
     let options =
         Options { dry_run, rate: args.rate, max_redrives: args.max_redrives, allow_redelivery: args.allow_redelivery };
     let done = stopped.working(move |stopped| redrive(&config, &filter, ranges, &options, watch, stopped));
-    let Some(report) = done.await? else { return Err(CommandError::Stopped) };
+    let report = done.await?.ok_or(CommandError::Stopped)?;
     if report.stopped {
         eprintln!("{}", report.how_to_go_on());
     }

@@ -17,6 +17,7 @@ pub struct Row {
     status: Option<u16>,
     attempts: Option<u32>,
     redrives: u32,
+    /// Without its key, which may be an address.
     source: Option<Origin<'static>>,
     contact: Option<String>,
 }
@@ -37,7 +38,11 @@ impl Row {
                 status: letter.status,
                 attempts: letter.attempts,
                 redrives: letter.redrives,
-                source: letter.origin.clone(),
+                source: letter.origin.as_ref().map(|origin| Origin {
+                    topic: origin.topic.clone(),
+                    key: None,
+                    ..*origin
+                }),
                 contact: found.contact(config, letter).map(|contact| contact.to_string()),
             },
             Kind::Foreign(_) | Kind::Note(_) => Row {

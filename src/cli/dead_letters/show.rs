@@ -78,8 +78,7 @@ pub async fn run(args: ShowArgs) -> Result<ExitCode, CommandError> {
             false => words(&config, &found, &redriven, args.reveal),
         }))
     });
-    let Some(text) = shown.await? else { return Err(CommandError::Stopped) };
-    print!("{text}");
+    print!("{}", shown.await?.ok_or(CommandError::Stopped)?);
     Ok(ExitCode::SUCCESS)
 }
 

@@ -65,7 +65,7 @@ pub async fn run(args: StatsArgs) -> Result<ExitCode, CommandError> {
         stats.read = read.unwrap_or(0);
         Ok(read.map(|_| stats))
     });
-    let Some(stats) = stats.await? else { return Err(CommandError::Stopped) };
+    let stats = stats.await?.ok_or(CommandError::Stopped)?;
     print!("{}", if args.json { format!("{}\n", stats.json()) } else { stats.words() });
     Ok(ExitCode::SUCCESS)
 }

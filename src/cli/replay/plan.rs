@@ -176,7 +176,7 @@ async fn load(
 /// # Errors
 /// When the brokers do not let the bookmark go.
 pub async fn forget(config: &Config, group: &str) -> Result<(), KafkaProblem> {
-    Bookmark::remove(config, &[group, &end_group(group)]).await
+    Bookmark::remove(config, vec![group.to_owned(), end_group(group)]).await
 }
 
 /// Cuts off what ingest has not committed yet; says how many offsets in how many partitions that is.

@@ -57,7 +57,7 @@ pub async fn run(args: StatusArgs) -> Result<ExitCode, CommandError> {
     let look = Look { names: names(&args, &config), asker: Asker::new()?, config };
     let stopped = Stopped::listen();
     if !args.watch {
-        let report = stopped.unless(look.twice()).await.ok_or(CommandError::Stopped)?;
+        let report = stopped.unless(look.twice()).await?;
         print!("{}", shown(&report, args.json)?);
         return Ok(if report.healthy { ExitCode::SUCCESS } else { ExitCode::FAILURE });
     }

@@ -72,7 +72,7 @@ async fn verify(config: &Config) -> Result<ExitCode, CommandError> {
 }
 
 async fn create(config: &Config) -> Result<ExitCode, CommandError> {
-    let Some(verified) = Stopped::listen().unless(kafka::verify_or_create(config, true)).await else {
+    let Ok(verified) = Stopped::listen().unless(kafka::verify_or_create(config, true)).await else {
         eprintln!("stopped before all was done: topics may have been created or not; run the same command again");
         return Ok(ExitCode::from(STOPPED));
     };
