@@ -46,12 +46,13 @@ impl ClientContext for Context {
 /// Its consumers are readers: they join no group, so there are no rebalances to answer.
 impl ConsumerContext for Context {}
 
-/// One of librdkafka's log lines. It repeats connection failures for each broker and attempt, so that they are kept to
-/// `debug`: what they lead to is told by the stage that it concerns.
+/// One of librdkafka's log lines. It repeats connection failures, and a producer's wait for a coordinator that comes up
+/// (`GETPID`), for each broker and attempt, so that they are kept to `debug`: what they lead to is told by the stage that it
+/// concerns.
 pub fn log_line(level: RDKafkaLogLevel, facility: &str, message: &str) {
     use RDKafkaLogLevel::{Alert, Critical, Debug, Emerg, Error, Info, Notice, Warning};
     match (level, facility) {
-        (_, "CONFWARN" | "FAIL" | "ERROR") | (Info | Debug, _) => {
+        (_, "CONFWARN" | "FAIL" | "ERROR" | "GETPID") | (Info | Debug, _) => {
             tracing::debug!(target: "librdkafka", facility, "{message}");
         }
         (Emerg | Alert | Critical | Error | Warning, _) => tracing::warn!(target: "librdkafka", facility, "{message}"),
