@@ -194,3 +194,19 @@ fn every_tool_that_waits_for_the_brokers_ends_cleanly_on_ctrl_c() {
     std::fs::remove_file(&file).expect("removed");
     assert!(!std::path::Path::new(&export).exists());
 }
+
+#[test]
+fn a_set_that_no_instance_answers_ends_cleanly_on_ctrl_c() {
+    // It waits three seconds for each of them.
+    let mute = [(); 3].map(|()| TcpListener::bind("127.0.0.1:0").expect("a port"));
+    let mut command = binary();
+    command.args(["set", "log.level=debug"]);
+    for listener in &mute {
+        command.args(["--instance", &listener.local_addr().expect("its address").to_string()]);
+    }
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+    interrupt(&child);
+    let (code, said) = told(&child.wait_with_output().expect("it ends"));
+    assert_eq!(code, Some(130), "{said}");
+    assert!(said.contains("may have changed, and those behind it have not"), "{said}");
+}

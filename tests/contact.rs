@@ -238,7 +238,7 @@ fn what_a_newer_version_wrote_is_told_as_passed_over() {
     assert_eq!(known(&world, ADA)["unreadable"], 1);
     for subcommand in ["explain", "forget"] {
         let told = tell(subcommand);
-        assert!(told.contains("1 records of this partition") && told.contains("newer version's"), "{told}");
+        assert!(told.contains("Passed over: 1 record of this partition") && told.contains("newer version's"), "{told}");
     }
 }
 

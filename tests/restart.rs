@@ -379,7 +379,7 @@ fn a_partition_that_cannot_be_restored_holds_up_neither_the_others_nor_a_sigterm
     let told = String::from_utf8_lossy(&status.stdout);
     assert_eq!(status.status.code(), Some(1), "{told}\n{}", instance.log());
     assert!(
-        told.contains("restores 1 partition(s) of the queue; nothing of them is delivered yet"),
+        told.contains("restores 1 partition of the queue; nothing of that is delivered yet"),
         "{told}\n{}",
         instance.log()
     );

@@ -148,4 +148,11 @@ fn describe_tells_what_each_topic_holds_and_who_reads_it() {
     for part in ["topic", "read by", "7days", "compact,delete", "for ever", "(1 member, lag 0)", "personal data"] {
         assert!(table.contains(part), "{part:?} in:\n{table}");
     }
+
+    instance.stop();
+    assert_eq!(committed()[1]["read_by"][0]["members"].as_array().map(Vec::len), Some(0));
+    world.visits(30..40);
+    let of_the_new_protocol = world.start(&["kafka.properties.group.protocol=consumer"]);
+    of_the_new_protocol.wait_until_settled(10);
+    assert!(committed()[1]["read_by"][0]["members"].is_null());
 }

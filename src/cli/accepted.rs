@@ -78,7 +78,7 @@ pub fn engage_values(
 /// One look at the queue, from the first of them to the last.
 pub fn age(config: &Config, accepted: &mut HashMap<Key, Accepted>, stopped: &Stopped) -> Result<(), CommandError> {
     let keys: BTreeMap<(i32, i64), Key> = accepted.iter().map(|(key, accepted)| (accepted.queued, *key)).collect();
-    let mut ranges = whole(config, &config.topics.queue)?;
+    let mut ranges = whole(config, &config.topics.queue, stopped)?;
     for range in &mut ranges {
         let partition = range.place.1;
         let mut offsets = keys.range((partition, range.begin)..(partition, range.end)).map(|((_, offset), _)| *offset);

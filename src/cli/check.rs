@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::topics::counted;
+use super::table::counted;
 use super::{CommandError, SettingsArgs, Stopped, load, start_logs};
 use crate::config::{Log, table};
 use crate::suppress::SuppressList;
@@ -69,7 +69,7 @@ pub async fn run(args: CheckArgs) -> Result<ExitCode, CommandError> {
         match source {
             Ok(topics) => Ok(topics
                 .iter()
-                .map(|(topic, count)| format!("{topic} ({})", counted(*count)))
+                .map(|(topic, count)| format!("{topic} ({})", counted(*count as u64, "partition")))
                 .collect::<Vec<_>>()
                 .join(", ")),
             Err(problem) => Err(problem.to_string()),
@@ -83,8 +83,9 @@ pub async fn run(args: CheckArgs) -> Result<ExitCode, CommandError> {
 }
 
 fn own_topics(report: &mut Report, found: kafka::Inspected, create: bool) {
-    let mut there: Vec<String> =
-        found.topics.iter().map(|topic| format!("{} ({})", topic.topic, counted(topic.partitions))).collect();
+    let there =
+        |topic: &kafka::TopicReport| format!("{} ({})", topic.topic, counted(topic.partitions as u64, "partition"));
+    let mut there: Vec<String> = found.topics.iter().map(there).collect();
     let mut problems = Vec::new();
     for problem in found.problems {
         match problem {

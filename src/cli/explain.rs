@@ -12,6 +12,7 @@ use jiff::civil::Date;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
+use super::table::counted;
 use super::{CommandError, SettingsArgs, contact, suppress_list, time};
 use crate::config::Config;
 use crate::dedup::{Contact, DedupKey, Kind};
@@ -151,7 +152,7 @@ impl Tester {
                 let outcome = ["deliver", "malformed", "invalid"]
                     .into_iter()
                     .find(|outcome| items.iter().any(|item| item.outcome == *outcome));
-                let words = format!("a batch of {} events, each on its own:", items.len());
+                let words = format!("a batch of {}, each on its own:", counted(items.len() as u64, "event"));
                 Fate { outcome: outcome.unwrap_or("filtered"), items: Some(items), words, ..Fate::default() }
             }
         }

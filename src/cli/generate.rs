@@ -12,6 +12,7 @@ use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::message::{Header, OwnedHeaders};
 
 use super::progress::Progress;
+use super::table::counted;
 use super::{CommandError, STOPPED, SettingsArgs, Stopped, start_logs};
 use crate::config::{Config, Log};
 use crate::kafka::{self, Ack, AckingProducer, OutgoingRecord};
@@ -74,7 +75,7 @@ pub async fn run(args: GenerateArgs) -> Result<ExitCode, CommandError> {
     let (stopped, count) = (Stopped::listen(), args.count);
     stopped.asking(create_topic(&config, &topic, args.partitions)).await?;
     let written = stopped.working(move |stopped| write(&args, &config, &topic, stopped)).await?;
-    eprintln!("{written} records written");
+    eprintln!("{} written", counted(written, "record"));
     // Without a count it goes on until Ctrl-C: that is done, then.
     Ok(if count.is_some_and(|count| written < count) { ExitCode::from(STOPPED) } else { ExitCode::SUCCESS })
 }

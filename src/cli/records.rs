@@ -1,17 +1,16 @@
 //! Records of ranges that are fixed before, one after the other, with the progress told: what replay and redrive share.
 
 use rdkafka::message::{Message, OwnedMessage};
-use tokio::runtime::Handle;
 
 use super::progress::Progress;
-use super::table::number;
+use super::table::counted;
 use super::{CommandError, Stopped};
 use crate::config::Config;
 use crate::kafka::{self, Next, Range, RangeReader};
 
 /// All that a topic holds now. Blocking.
-pub fn whole(config: &Config, topic: &str) -> Result<Vec<Range>, CommandError> {
-    Handle::current().block_on(kafka::whole(config, topic)).map_err(CommandError::told)
+pub fn whole(config: &Config, topic: &str, stopped: &Stopped) -> Result<Vec<Range>, CommandError> {
+    stopped.ask(kafka::whole(config, topic))
 }
 
 /// Reads the ranges to their ends, or until told to stop; each record with the number of its range. Says how many offsets
@@ -52,7 +51,7 @@ pub fn time_of(record: &OwnedMessage) -> i64 {
 
 pub fn tell_foreign(topic: &str, records: u64) {
     if records > 0 {
-        let records = number(records);
-        eprintln!("{records} records of {topic} are another tool's, or a newer version's, and were passed over");
+        let records = counted(records, "record");
+        eprintln!("passed over: {records} of {topic}, another tool's or a newer version's");
     }
 }

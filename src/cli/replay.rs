@@ -14,7 +14,7 @@ use rdkafka::message::{Message, OwnedHeaders, OwnedMessage};
 use super::accepted::{Accepted, age, engage_values};
 use super::feeder::{Count, Feeder, Judge, Judged, summary};
 use super::records::{each_record, tell_foreign, time_of};
-use super::table::number;
+use super::table::counted;
 use super::time::{horizon, instant};
 use super::{CommandError, STOPPED, SettingsArgs, Stopped, load, start_logs, typed, verified, write_result};
 use crate::config::{Config, Log};
@@ -308,9 +308,9 @@ impl Replay {
         }
         let retention = humantime::format_duration(self.config.dedup_retention);
         let told = format!(
-            "{} contact-days (and Engage values) of this range are older than dedup.retention ({retention}), or began before \
-             that: what was delivered of them may have been forgotten, and would be sent again",
-            number(contact_days)
+            "{} (an Engage value counts as one) of this range, older than dedup.retention ({retention}) or begun before that: \
+             what was delivered then may have been forgotten, and would be sent again",
+            counted(contact_days, "contact-day")
         );
         if self.args.allow_redelivery {
             eprintln!("{told}. --allow-redelivery: so be it");

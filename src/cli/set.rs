@@ -6,7 +6,7 @@ use clap::Args;
 use serde_json::{Map, Value};
 
 use super::instances::{self, Asker, Place};
-use super::{CommandError, SettingsArgs};
+use super::{CommandError, STOPPED, SettingsArgs, Stopped};
 use crate::config::Config;
 
 /// Change the log level or the rate limit of a running instance, until it ends
@@ -18,7 +18,7 @@ use crate::config::Config;
     It has to be run on the instance's own machine. The configuration file is not changed: put there what is to stay.\n\
     Every other setting needs a restart, but for the API key: its file is read again when it changes.\n\n\
     Exit codes: 0 changed, 1 a problem, told on stderr: an instance that it names is not changed,\n\
-    the others are; 2 wrong usage.")]
+    the others are; 2 wrong usage, 130 stopped before all were asked.")]
 pub struct SetArgs {
     /// What is to hold: log.level, deliver.rate_limit
     #[arg(required = true, value_name = "NAME=VALUE", value_parser = pair)]
@@ -46,10 +46,16 @@ pub async fn run(args: SetArgs) -> Result<ExitCode, CommandError> {
     let changes: Map<String, Value> =
         args.changes.into_iter().map(|(name, value)| (name, Value::String(value))).collect();
     let body = Value::Object(changes).to_string();
-    let asker = Asker::new()?;
+    let (asker, stopped) = (Asker::new()?, Stopped::listen());
     let mut problems = Vec::new();
-    for place in instances::places(&names).await {
-        match change(&asker, &place, body.clone()).await {
+    for place in stopped.unless(instances::places(&names)).await? {
+        let Ok(changed) = stopped.unless(change(&asker, &place, body.clone())).await else {
+            eprintln!(
+                "stopped: {place} may have changed, and those behind it have not; the same command again does no harm"
+            );
+            return Ok(ExitCode::from(STOPPED));
+        };
+        match changed {
             Ok(holds) => println!("{place}: {}", holds.trim_end()),
             Err(problem) => problems.push(format!("{place}: {}", problem.trim_end())),
         }

@@ -3,6 +3,7 @@
 
 use std::io::IsTerminal;
 
+use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
@@ -75,6 +76,17 @@ impl Stopped {
         CommandError: From<E>,
     {
         Ok(self.unless(question).await??)
+    }
+
+    /// The same from within `working`: blocking.
+    ///
+    /// # Errors
+    /// What the answer says; or when told to stop.
+    pub fn ask<T, E>(&self, question: impl Future<Output = Result<T, E>>) -> Result<T, CommandError>
+    where
+        CommandError: From<E>,
+    {
+        Handle::current().block_on(self.asking(question))
     }
 
     /// Runs long work on a thread that may block, and that looks whether it is to stop.

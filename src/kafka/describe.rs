@@ -26,8 +26,8 @@ pub struct Description {
 /// A group that reads a topic.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reading {
-    /// None are listed of the new consumer protocol.
-    pub members: Vec<String>,
+    /// `None`: of the new consumer protocol they are not told.
+    pub members: Option<Vec<String>>,
     /// Records that it has not settled.
     pub lag: u64,
 }

@@ -15,7 +15,7 @@ use crate::config::Config;
 /// # Errors
 /// When the brokers do not answer.
 pub async fn members(config: &Config, group: &str) -> Result<Vec<String>, KafkaProblem> {
-    let listed = listed_members(config, group).await?;
+    let listed = listed_members(config, group).await?.unwrap_or_default();
     if !listed.is_empty() {
         return Ok(listed);
     }
@@ -33,16 +33,21 @@ pub async fn members(config: &Config, group: &str) -> Result<Vec<String>, KafkaP
     }
 }
 
-/// Those of the classic protocol.
+/// Those of the classic protocol; `None`: the group is of the new one, and whether anybody is in it is not told.
 ///
 /// # Errors
 /// When the brokers do not answer.
-pub async fn listed_members(config: &Config, group: &str) -> Result<Vec<String>, KafkaProblem> {
+pub async fn listed_members(config: &Config, group: &str) -> Result<Option<Vec<String>>, KafkaProblem> {
     let timeout = config.kafka.timeout;
     let asked = with_client(config, group.to_owned(), move |client, group| {
         let found = client.fetch_group_list(Some(&group), timeout)?;
+        // So a group of the new protocol looks to those who ask by the classic one, with members and without.
+        if found.groups().iter().any(|group| group.state() == "Dead") {
+            return Ok(None);
+        }
         let members = found.groups().iter().flat_map(|group| group.members());
-        Ok(members.map(|m| format!("{} at {}", m.client_id(), m.client_host().trim_start_matches('/'))).collect())
+        let members = members.map(|m| format!("{} at {}", m.client_id(), m.client_host().trim_start_matches('/')));
+        Ok(Some(members.collect()))
     });
     asked.await
 }

@@ -13,7 +13,7 @@ use super::email;
 use super::known::{Delivery, Known, What};
 use super::tell::{self, untold};
 use crate::cli::progress::Progress;
-use crate::cli::table::printable;
+use crate::cli::table::{counted, printable};
 use crate::cli::time::shown;
 use crate::cli::{CommandError, STOPPED, SettingsArgs, Stopped, load, start_logs};
 use crate::config::{Config, Log};
@@ -147,11 +147,11 @@ impl Written<'_> {
 }
 
 fn told(config: &Config, known: &Known, dry_run: bool) -> String {
-    let (contact, partition, count) = (known.contact, known.partition, known.deliveries.len());
+    let (contact, partition) = (known.contact, known.partition);
+    let entries = counted(known.deliveries.len() as u64, "entry");
     let would = if dry_run { "would be forgotten" } else { "forgotten" };
-    let entries = if count == 1 { "entry" } else { "entries" };
     let topic = &config.topics.delivered;
-    let mut text = format!("contact {contact}: {count} {entries} of {topic}, partition {partition}, {would}\n");
+    let mut text = format!("contact {contact}: {entries} of {topic}, partition {partition}, {would}\n");
     for delivery in &known.deliveries {
         let at = shown(delivery.delivered.at);
         text += &match &delivery.what {
@@ -163,7 +163,7 @@ fn told(config: &Config, known: &Known, dry_run: bool) -> String {
         };
     }
     text += &untold(known);
-    if count > 0 && !dry_run {
+    if !known.deliveries.is_empty() && !dry_run {
         text += &format!(
             "\nInstances that run have them in memory: they count until the instance that has partition {partition} has been \
              restarted. Restart all of them, one after the other.\n"

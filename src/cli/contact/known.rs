@@ -6,11 +6,11 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use jiff::civil::Date;
 use jiff::{SignedDuration, Timestamp};
 use rdkafka::message::{Message, OwnedMessage};
-use tokio::runtime::Handle;
 
 use super::letter::{Event, Letter, event_of};
 use crate::cli::dead_letters::scan::{Found, Redriven};
 use crate::cli::progress::Progress;
+use crate::cli::records::whole;
 use crate::cli::{CommandError, Stopped, suppress_list};
 use crate::config::Config;
 use crate::dead_letter::Origin;
@@ -122,9 +122,9 @@ impl Known {
             let total = [&ranges.queue, &ranges.delivered].into_iter().chain(&ranges.letters).map(Range::length).sum();
             let progress = Progress::new("reading", "records", total);
             let mut reading = Reading { config: &config, email: &email, stopped, progress, done: 0 };
-            reading.all(ranges, engage, list.as_ref()).map_err(CommandError::told)
+            reading.all(ranges, engage, list.as_ref())
         });
-        known.await?.ok_or(CommandError::Stopped)
+        known.await
     }
 
     /// What concerns this day; Engage values have none, and stay.
@@ -186,23 +186,17 @@ struct Changes {
 }
 
 impl Reading<'_> {
-    fn all(
-        &mut self,
-        ranges: Ranges,
-        named: Vec<String>,
-        list: Option<&SuppressList>,
-    ) -> Result<Option<Known>, KafkaProblem> {
+    fn all(&mut self, ranges: Ranges, named: Vec<String>, list: Option<&SuppressList>) -> Result<Known, CommandError> {
         let oldest = ranges.queue.begin;
         let mut queued = BTreeMap::new();
         let rules = &self.config.rules;
         let email = self.email;
-        let mut whole = self.each(vec![ranges.queue], |message| {
+        self.each(vec![ranges.queue], |message| {
             if message.key() == Some(email.as_bytes()) {
                 queued.insert(message.offset(), Queued::of(&message, rules, email));
             }
         })?;
-        let (letters, redriven, all) = self.letters(ranges.letters)?;
-        whole &= all;
+        let (letters, redriven) = self.letters(ranges.letters)?;
         let events = queued.values().map(|queued| &queued.event).chain(letters.iter().map(|letter| &letter.event));
         let mut engage: Vec<(String, String)> = events.filter_map(|event| event.engage.clone()).collect();
         let whats_of = |engage: &[(String, String)]| {
@@ -210,15 +204,12 @@ impl Reading<'_> {
         };
         let (mut whats, mut changes) = (whats_of(&engage), Changes::default());
         let delivered = vec![ranges.delivered];
-        whole &= self.each(delivered.clone(), |message| changes.take(&message, &whats, oldest))?;
+        self.each(delivered.clone(), |message| changes.take(&message, &whats, oldest))?;
         if changes.carried {
             // Their records stand where the contact was before a resize.
-            whole &= self.elsewhere(ranges.partition, |event| engage.extend(event.engage))?;
+            self.elsewhere(ranges.partition, |event| engage.extend(event.engage))?;
             (whats, changes) = (whats_of(&engage), Changes::default());
-            whole &= self.each(delivered, |message| changes.take(&message, &whats, oldest))?;
-        }
-        if !whole {
-            return Ok(None);
+            self.each(delivered, |message| changes.take(&message, &whats, oldest))?;
         }
         let deliveries = changes.deliveries(&whats, &engage, self.config);
         for (offset, queued) in &mut queued {
@@ -227,7 +218,7 @@ impl Reading<'_> {
             queued.tried = tried.filter(|tried| queued.state == State::Waiting && tried.last >= queued.at);
         }
         let contact = Contact::of(email);
-        Ok(Some(Known {
+        Ok(Known {
             contact,
             partition: ranges.partition,
             suppressed: list.map(|list| list.holds(&contact)),
@@ -238,12 +229,12 @@ impl Reading<'_> {
             redriven,
             unattributed: changes.orphans.len() as u64,
             unreadable: changes.unreadable,
-        }))
+        })
     }
 
     /// The contact's events in all other partitions of the queue.
-    fn elsewhere(&mut self, partition: i32, mut take: impl FnMut(Event)) -> Result<bool, KafkaProblem> {
-        let mut ranges = Handle::current().block_on(kafka::whole(self.config, &self.config.topics.queue))?;
+    fn elsewhere(&mut self, partition: i32, mut take: impl FnMut(Event)) -> Result<(), CommandError> {
+        let mut ranges = whole(self.config, &self.config.topics.queue, self.stopped)?;
         ranges.retain(|range| range.place.1 != partition);
         let (rules, email) = (&self.config.rules, self.email);
         self.each(ranges, |message| {
@@ -254,10 +245,10 @@ impl Reading<'_> {
     }
 
     /// The contact's dead letters, and all notes of redrives.
-    fn letters(&mut self, ranges: Vec<Range>) -> Result<(Vec<Letter>, Redriven, bool), KafkaProblem> {
+    fn letters(&mut self, ranges: Vec<Range>) -> Result<(Vec<Letter>, Redriven), CommandError> {
         let (config, email) = (self.config, self.email);
         let (mut letters, mut redriven) = (Vec::new(), Redriven::default());
-        let all = self.each(ranges, |message| {
+        self.each(ranges, |message| {
             let found = Found::new(Box::new(message));
             if !redriven.note(&found) {
                 letters.extend(Letter::of(&found, config, email));
@@ -265,11 +256,12 @@ impl Reading<'_> {
         })?;
         // They were read one partition after the other.
         letters.sort_by_key(|letter| (letter.row.at, letter.row.place));
-        Ok((letters, redriven, all))
+        Ok((letters, redriven))
     }
 
-    /// False if told to stop.
-    fn each(&mut self, ranges: Vec<Range>, mut take: impl FnMut(OwnedMessage)) -> Result<bool, KafkaProblem> {
+    /// # Errors
+    /// When told to stop, too: what was read in part is told as nothing.
+    fn each(&mut self, ranges: Vec<Range>, mut take: impl FnMut(OwnedMessage)) -> Result<(), CommandError> {
         let mut reader = RangeReader::new(self.config, ranges)?;
         while !self.stopped.is_so() {
             match reader.next()? {
@@ -277,12 +269,12 @@ impl Reading<'_> {
                 Next::Idle => {}
                 Next::End => {
                     self.done += reader.total();
-                    return Ok(true);
+                    return Ok(());
                 }
             }
             self.progress.at(self.done + reader.done());
         }
-        Ok(false)
+        Err(CommandError::Stopped)
     }
 }
 

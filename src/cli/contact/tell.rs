@@ -6,7 +6,7 @@ use super::known::{Delivery, Known, Queued, State, What};
 use super::letter::{Event, Letter};
 use crate::cli::dead_letters::row::Row;
 use crate::cli::source;
-use crate::cli::table::table;
+use crate::cli::table::{counted, table};
 use crate::cli::time::{rfc3339, shown};
 use crate::config::Config;
 
@@ -52,8 +52,8 @@ fn remarks(known: &Known) -> String {
     let settled = known.in_state(&[State::Settled]).count();
     if settled > 0 {
         text += &format!(
-            "{settled} more of its records in the queue are settled: duplicates, filtered, dead letters, or delivered and \
-             forgotten since.\n"
+            "The queue holds {} of it besides: duplicates, filtered, dead letters, or delivered and forgotten since.\n",
+            counted(settled as u64, "settled record")
         );
     }
     if known.deliveries.is_empty() && known.queued.is_empty() && known.letters.is_empty() {
@@ -68,15 +68,17 @@ pub fn untold(known: &Known) -> String {
     let unattributed = match known.unattributed {
         0 => String::new(),
         count => format!(
-            "{count} Engage entries of this partition came from records that the queue holds no more: whose they are cannot be \
-             told from their hashes. Name the audience or trait to look for it: --engage KEY.\n"
+            "{} of this partition came from records that the queue holds no more: whose, cannot be told from a hash. Name the \
+             audience or trait to look for it: --engage KEY.\n",
+            counted(count, "Engage entry")
         ),
     };
     let unreadable = match known.unreadable {
         0 => String::new(),
         count => format!(
-            "{count} records of this partition of what was delivered are a newer version's, or another tool's, and were passed \
-             over: some may be this contact's. Ask with the newest version that has run here.\n"
+            "Passed over: {} of this partition of what was delivered, a newer version's or another tool's, which may be this \
+             contact's. Ask with the newest version that has run here.\n",
+            counted(count, "record")
         ),
     };
     unattributed + &unreadable

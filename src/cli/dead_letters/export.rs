@@ -15,7 +15,7 @@ use serde_json::{Map, Value, json};
 use super::row::Row;
 use super::scan::{self, Found, Redriven};
 use super::{FilterArgs, prepare};
-use crate::cli::table::number;
+use crate::cli::table::counted;
 use crate::cli::time::rfc3339;
 use crate::cli::{CommandError, STOPPED, SettingsArgs, Stopped};
 use crate::config::Config;
@@ -157,22 +157,20 @@ impl Target {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(ExitCode::SUCCESS),
             flushed => flushed.map_err(|error| self.failed(&error))?,
         }
-        let count = number(count);
+        let count = counted(count, "dead letter");
         match (&self.file, whole) {
             (Some(Names { file, partial, force }), true) => {
                 // Another one may have come there meanwhile.
                 Target::check(file, *force)?;
                 fs::rename(partial, file).map_err(|error| self.failed(&error))?;
-                eprintln!("{count} dead letters exported to {}", file.display());
+                eprintln!("{count} exported to {}", file.display());
             }
             (None, true) => {}
             (Some(Names { file, partial, .. }), false) => {
                 let (file, partial) = (file.display(), partial.display());
-                eprintln!(
-                    "stopped: {partial} holds the first {count} dead letters; {file} was not touched. Run it again for all"
-                );
+                eprintln!("stopped: {partial} holds {count} so far; {file} was not touched. Run it again for all");
             }
-            (None, false) => eprintln!("stopped after {count} dead letters"),
+            (None, false) => eprintln!("stopped after {count}"),
         }
         Ok(if whole { ExitCode::SUCCESS } else { ExitCode::from(STOPPED) })
     }

@@ -90,8 +90,8 @@ impl Watch {
         if !settled {
             return Ok(None);
         }
-        let delivered = since(&self.delivered, whole(config, &config.topics.delivered)?);
-        let letters = since(&self.letters, whole(config, &config.topics.dead_letter)?);
+        let delivered = since(&self.delivered, whole(config, &config.topics.delivered, stopped)?);
+        let letters = since(&self.letters, whole(config, &config.topics.dead_letter, stopped)?);
         let Some((accepted, unreadable)) = accepted(config, delivered, sent, stopped).map_err(CommandError::told)?
         else {
             return Ok(None);

@@ -21,7 +21,7 @@ use super::scan::{self, Found, Place};
 use super::told_since::EngageEvent;
 use super::{FilterArgs, MAX_REDRIVES, prepare};
 use crate::cli::progress::Progress;
-use crate::cli::table::{number, printable};
+use crate::cli::table::{counted, number, printable};
 use crate::cli::time::{horizon, well_behind};
 use crate::cli::{CommandError, STOPPED, SettingsArgs, Stopped, suppress_list, verified, write_result};
 use crate::config::Config;
@@ -145,9 +145,9 @@ fn ask_for_leave(config: &Config, chosen: &Chosen, horizon: i64, is_allowed: boo
     }
     let retention = humantime::format_duration(config.dedup_retention);
     let told = format!(
-        "{} contact-days (and Engage values) are of dead letters older than dedup.retention ({retention}): what another \
-         event delivered of them since may have been forgotten, and would be sent again",
-        number(contact_days)
+        "{} (an Engage value counts as one) of dead letters older than dedup.retention ({retention}): what another event \
+         delivered since may have been forgotten, and would be sent again",
+        counted(contact_days, "contact-day")
     );
     if is_allowed {
         eprintln!("{told}. --allow-redelivery: so be it");
@@ -205,7 +205,10 @@ impl<'a> Sending<'a> {
         let noted = self.finish(report);
         sent.and(noted)?;
         if let Some(watch) = watch {
-            report.outcomes = watch.wait(self.config, &self.sent, stopped)?;
+            report.outcomes = match watch.wait(self.config, &self.sent, stopped) {
+                Err(CommandError::Stopped) => None,
+                outcomes => outcomes?,
+            };
             report.stopped |= report.outcomes.is_none();
         }
         Ok(())
@@ -391,8 +394,8 @@ impl Report {
         match self.wanted.saturating_sub(taken) {
             0 => "stopped waiting for their outcomes; all were redriven, and the service goes on with them".to_owned(),
             left => format!(
-                "stopped with {} dead letters left; run the same command again to go on: what was taken is passed over then",
-                number(left)
+                "stopped with {} left; run the same command again to go on: what was taken is passed over then",
+                counted(left, "dead letter")
             ),
         }
     }

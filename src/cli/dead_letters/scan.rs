@@ -6,11 +6,10 @@ use std::ops::ControlFlow;
 
 use jiff::Timestamp;
 use rdkafka::message::{Message, OwnedMessage};
-use tokio::runtime::Handle;
 
 use super::reason::{is_known, misspelt};
 use crate::cli::progress::Progress;
-use crate::cli::table::number;
+use crate::cli::table::counted;
 use crate::cli::{CommandError, Stopped};
 use crate::config::Config;
 use crate::dead_letter::record::{concerns, contact};
@@ -131,7 +130,7 @@ pub fn notes(
 pub fn none_of(read: u64) -> String {
     match read {
         0 => "no dead letters\n".to_owned(),
-        read => format!("none of the {} dead letters that were read is meant by these filters\n", number(read)),
+        read => format!("{} read, none of them meant by these filters\n", counted(read, "dead letter")),
     }
 }
 
@@ -170,7 +169,7 @@ pub fn redriven(config: &Config, letter: &Found, stopped: &Stopped) -> Result<Op
         return Ok(Some(Redriven::default()));
     }
     let younger = Filter { since: Timestamp::from_millisecond(letter.at()).ok(), ..Filter::default() };
-    let ranges = Handle::current().block_on(ranges(config, &younger))?;
+    let ranges = stopped.ask(ranges(config, &younger))?;
     let mut redriven = Redriven::default();
     read(config, ranges, "looking for its redrive", stopped, |found| {
         redriven.note(&found);

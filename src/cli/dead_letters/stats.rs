@@ -11,7 +11,7 @@ use serde_json::json;
 use super::scan::{self, Found, Place, Redriven};
 use super::{FilterArgs, prepare};
 use crate::address::without_addresses;
-use crate::cli::table::{number, table};
+use crate::cli::table::{counted, number, table};
 use crate::cli::time::{rfc3339, shown};
 use crate::cli::{CommandError, SettingsArgs, Stopped};
 use crate::dead_letter::Kind;
@@ -120,8 +120,8 @@ impl Stats {
         let mut reasons = self.reasons();
         reasons.sort_by_key(|(_, letters, _)| std::cmp::Reverse(*letters));
         let (all, left) = reasons.iter().fold((0, 0), |sum, (_, letters, open)| (sum.0 + letters, sum.1 + open));
-        let counts = [all, all - left, left].map(number);
-        let mut text = format!("{} dead letters: {} redriven, {} open\n", counts[0], counts[1], counts[2]);
+        let (letters, redriven, open) = (counted(all, "dead letter"), number(all - left), number(left));
+        let mut text = format!("{letters}: {redriven} redriven, {open} open\n");
         text.push_str(&format!("first {}, last {}\n", shown(first), shown(last)));
         let row =
             |(reason, letters, open): &(&String, u64, u64)| vec![(*reason).clone(), number(*letters), number(*open)];

@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use rdkafka::message::{Message, OwnedMessage};
-use tokio::runtime::Handle;
 
 use super::outcomes::since;
 use crate::cli::accepted::{Accepted, age, engage_values, place_of};
@@ -93,8 +92,8 @@ impl ToldSince {
         }
         let looked = Some(Instant::now());
         // Before the ends: what is settled meanwhile is then found as delivered.
-        let settled = Handle::current().block_on(settled(config)).map_err(CommandError::told)?;
-        let queue = whole(config, &config.topics.queue)?;
+        let settled = stopped.ask(settled(config))?;
+        let queue = whole(config, &config.topics.queue, stopped)?;
         let mut accepted = accepted(config, |key| oldest.contains_key(key), stopped)?;
         // An event is older than its acceptance, so that these alone may be younger than a letter's.
         accepted.retain(|key, accepted| oldest.get(key).is_some_and(|oldest| accepted.at > *oldest));
@@ -115,7 +114,11 @@ impl ToldSince {
         }
         self.looked = Some(Instant::now());
         let places = self.queue.iter().map(|range| range.place.clone()).collect();
-        let ends = Handle::current().block_on(kafka::patient_ends(config, places)).map_err(CommandError::told)?;
+        let ends = match stopped.ask(kafka::patient_ends(config, places)) {
+            // The redrive tells what it has done.
+            Err(CommandError::Stopped) => return Ok(()),
+            ends => ends?,
+        };
         let range = |(place, (begin, end))| Range { place, begin, end };
         let queue: Vec<Range> = ends.into_iter().map(range).collect();
         let before = std::mem::replace(&mut self.queue, queue.clone());
@@ -180,7 +183,7 @@ fn accepted(
     is_wanted: impl Fn(&Key) -> bool,
     stopped: &Stopped,
 ) -> Result<HashMap<Key, Accepted>, CommandError> {
-    let ranges = whole(config, &config.topics.delivered)?;
+    let ranges = whole(config, &config.topics.delivered, stopped)?;
     let given_up = Kind::Engage { value: Kind::IN_DOUBT };
     let values = engage_values(config, &ranges, stopped, |delivered| {
         delivered.key.kind != given_up && is_wanted(&delivered.key.key)

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 
 use super::super::CommandError;
-use super::super::table::number;
+use super::super::table::counted;
 use super::ReplayArgs;
 use crate::config::{Config, Start};
 use crate::kafka::{self, Bookmark, KafkaProblem, Range, TopicPartition};
@@ -75,17 +75,18 @@ impl Plan {
     pub fn remarks(&self) -> Vec<String> {
         let mut remarks = Vec::new();
         if self.goes_on {
-            let left = number(self.length());
+            let left = counted(self.length(), "offset");
             remarks.push(format!(
-                "goes on where an earlier run of this replay was stopped: {left} offsets are left (--restart begins again)"
+                "goes on where an earlier run of this replay was stopped: {left} left (--restart begins again)"
             ));
         }
         let (offsets, partitions) = self.left_to_ingest;
         if offsets > 0 {
             remarks.push(format!(
-                "the replay ends where ingest has got to: {} offsets in {partitions} partitions are still to come to it, and \
-                 go into the queue by that way (an Engage value must not be overtaken by an older one)",
-                number(offsets)
+                "the replay ends where ingest has got to. Still to come to it, and into the queue by that way: {} in {} (an \
+                 Engage value must not be overtaken by an older one)",
+                counted(offsets, "offset"),
+                counted(partitions as u64, "partition")
             ));
         }
         remarks

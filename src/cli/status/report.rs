@@ -344,7 +344,7 @@ mod tests {
         assert!(problem(&[Ok(Status { circuit, ..whole() })]).contains("circuit to Nat.app is open: unauthorized"));
         assert!(problem(&[Ok(Status { stuck: vec!["ingest".into()], ..whole() })]).contains("a:1 is stuck: ingest"));
         assert!(problem(&[Ok(Status { cut_off: true, ..whole() })]).contains("cut off"));
-        assert!(problem(&[Ok(Status { restoring: 2, ..whole() })]).contains("a:1 restores 2 partition(s)"));
+        assert!(problem(&[Ok(Status { restoring: 2, ..whole() })]).contains("a:1 restores 2 partitions"));
         let held = |until: &str| Status { held_until: Some(until.into()), ..whole() };
         let told = problem(&[Ok(held("1970-01-02T00:00:00Z"))]);
         assert!(told.contains("a:1 sends nothing: Nat.app said not to come back before 1970-01-02"), "{told}");

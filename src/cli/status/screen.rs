@@ -7,7 +7,7 @@ use jiff::Timestamp;
 
 use super::report::{Instance, PartitionLag, Rates, Report, Sum};
 use crate::admin::status::Status;
-use crate::cli::table::{number, table};
+use crate::cli::table::{counted, number, table};
 
 /// How much is shown of what can be long.
 #[derive(Debug, Clone, Copy)]
@@ -95,7 +95,7 @@ fn total(lags: &[PartitionLag]) -> String {
     let known: Vec<u64> = lags.iter().filter_map(|lag| lag.events).collect();
     match known.is_empty() {
         true => "not known".into(),
-        false => format!("{} events", number(known.iter().sum())),
+        false => counted(known.iter().sum(), "event"),
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::Args;
 use serde::Serialize;
 
-use super::super::table::{number, table};
+use super::super::table::{counted, number, table};
 use super::super::{CommandError, SettingsArgs, Stopped, load};
 use crate::config::Config;
 use crate::kafka;
@@ -43,7 +43,8 @@ struct Described {
 #[derive(Debug, Serialize)]
 struct Reader {
     group: String,
-    members: Vec<String>,
+    /// `None`: Kafka does not tell them.
+    members: Option<Vec<String>>,
     lag: u64,
 }
 
@@ -129,10 +130,9 @@ fn shown(described: &[Described]) -> String {
 
 fn reader(reader: &Reader) -> String {
     let lag = number(reader.lag);
-    match reader.members.len() {
-        0 => format!("{} (lag {lag})", reader.group),
-        1 => format!("{} (1 member, lag {lag})", reader.group),
-        many => format!("{} ({many} members, lag {lag})", reader.group),
+    match &reader.members {
+        None => format!("{} (members not told: group.protocol=consumer; lag {lag})", reader.group),
+        Some(members) => format!("{} ({}, lag {lag})", reader.group, counted(members.len() as u64, "member")),
     }
 }
 

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand};
 
 use super::check::Report;
+use super::table::counted;
 use super::{CommandError, STOPPED, SettingsArgs, Stopped, load, start_logs};
 use crate::config::{Config, Log};
 use crate::kafka;
@@ -65,7 +66,7 @@ async fn verify(config: &Config) -> Result<ExitCode, CommandError> {
     let found = Stopped::listen().asking(kafka::inspect(config)).await?;
     let mut report = Report::default();
     for topic in found.topics {
-        report.take(&topic.topic, Ok(counted(topic.partitions)));
+        report.take(&topic.topic, Ok(counted(topic.partitions as u64, "partition")));
     }
     found.problems.iter().for_each(|problem| report.take("topics", Err(problem.to_string())));
     Ok(report.end())
@@ -78,11 +79,7 @@ async fn create(config: &Config) -> Result<ExitCode, CommandError> {
     };
     for report in verified.map_err(CommandError::told)?.topics {
         let done = if report.created { "created" } else { "verified" };
-        println!("{done}  {} ({})", report.topic, counted(report.partitions));
+        println!("{done}  {} ({})", report.topic, counted(report.partitions as u64, "partition"));
     }
     Ok(ExitCode::SUCCESS)
-}
-
-pub fn counted(partitions: usize) -> String {
-    format!("{partitions} {}", if partitions == 1 { "partition" } else { "partitions" })
 }

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::super::progress::Progress;
-use super::super::table::number;
+use super::super::table::counted;
 use super::super::{CommandError, STOPPED, SettingsArgs, Stopped, load};
 use crate::kafka;
 use crate::resize::{Onlooker, ResizeError, Resized, resize};
@@ -63,13 +63,11 @@ pub async fn run(args: ResizeArgs) -> Result<ExitCode, CommandError> {
 fn tell(resized: &Resized) {
     let Resized { from, to, entries, copies, unreadable, moved } = resized;
     println!("resized  from {from} to {to} partitions");
-    println!("carried  {} entries of the dedup state, {} copies", number(*entries), number(*copies));
-    println!("moved    {} events that waited in the queue", number(*moved));
+    println!("carried  {} of the dedup state, {}", counted(*entries, "entry"), counted(*copies, "copy"));
+    println!("moved    {} that waited in the queue", counted(*moved, "event"));
     if *unreadable > 0 {
-        eprintln!(
-            "{} records of the delivered topic are not this version's and were left where they are",
-            number(*unreadable)
-        );
+        let unreadable = counted(*unreadable, "record");
+        eprintln!("left     {unreadable} of the delivered topic where they were: another version's, or another tool's");
     }
     println!("Instances may start again.");
 }

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 
 use super::{Held, Instance, PartitionLag};
 use crate::admin::status::{Circuit, Status};
+use crate::cli::table::counted;
 use crate::kafka::KafkaProblem;
 
 /// A shorter hold than this is Nat.app's way to slow us down, and over before anybody has read of it.
@@ -35,7 +36,10 @@ fn of_instance(place: &str, status: &Status, at: Timestamp) -> Vec<String> {
     }
     if status.restoring > 0 {
         let count = status.restoring;
-        problems.push(format!("{place} restores {count} partition(s) of the queue; nothing of them is delivered yet"));
+        problems.push(format!(
+            "{place} restores {} of the queue; nothing of that is delivered yet",
+            counted(count, "partition")
+        ));
     }
     if let Some(until) = status.held_until.as_ref().filter(|until| is_long_hold(until, at)) {
         problems.push(format!("{place} sends nothing: Nat.app said not to come back before {until}"));
