@@ -420,12 +420,38 @@ fn an_event_where_a_dead_letter_stood_in_a_topic_made_anew_is_replayed() {
 }
 
 #[test]
-fn what_a_group_that_begins_at_the_end_never_comes_to_is_not_said_to_come() {
+fn what_a_group_that_begins_at_the_end_never_comes_to_is_replayed() {
     let world = World::new();
     assert!(world.command(&["topics", "create"], &[]).output().expect("it runs").status.success());
     visits(&world, 0..3);
-    let (_, remarks) = done(&replay(&world, &["--from", "1h"], &["source.start=latest"]));
-    assert!(!remarks.contains("still to come"), "{remarks}");
+    let (told, remarks) = done(&replay(&world, &["--from", "1h"], &["source.start=latest"]));
+    assert_eq!((count(&told, "put into the queue"), remarks.as_str()), (3, ""), "{told}");
+    world.run_until_caught_up(&["source.start=latest"]);
+    assert_eq!(world.accepted().len(), 3);
+}
+
+#[test]
+fn a_topic_that_appears_while_a_replay_is_stopped_does_not_begin_it_anew() {
+    let world = World::new();
+    let pattern = format!("source.topics=^{}.*", world.prefix);
+    let from = Timestamp::now().to_string();
+    visits(&world, 0..200);
+    world.run_until_caught_up(&[&pattern]);
+    let mut command = world.command(&["replay", "--from", &from, "--rate", "25"], &[&pattern]);
+    let begun = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+    world.wait("some of it is in the queue", || world.queued_by("replay").len() >= 50);
+    interrupt(&begun);
+    let stopped = begun.wait_with_output().expect("it ends");
+    let before = count(&stdout(&stopped), "put into the queue");
+
+    let event = identify("later@example.com", "2026-11-20T08:00:00Z", "later");
+    let later = format!("{}-later", world.prefix);
+    world.create_topic(&later, 1, &[]);
+    world.send(&later, Some(0), None, Some(event.as_bytes()), &[]);
+    world.flush();
+    let (told, remarks) = done(&replay(&world, &["--from", &from], &[&pattern]));
+    assert!(remarks.contains("goes on where an earlier run of this replay was stopped"), "{remarks}");
+    assert_eq!(before + count(&told, "put into the queue"), 200, "{told}");
 }
 
 #[test]

@@ -51,7 +51,8 @@ pub struct BackfillArgs {
     /// Where bad lines are reported; without it FILE.rejected.jsonl beside each file, and stdin.rejected.jsonl here
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
-    /// Count what would be done, and change nothing
+    /// Count what would be done, and change nothing. Kafka is not asked: what is larger than the queue takes is counted with
+    /// the others
     #[arg(long)]
     dry_run: bool,
     /// Events a second at most

@@ -32,14 +32,13 @@ impl Plan {
     /// When a topic is not there or not one of the source's, or the brokers do not answer.
     pub async fn make(config: &Config, args: &ReplayArgs) -> Result<Plan, CommandError> {
         let places = places(config, &args.topics).await?;
-        let topics = by_topic(&places);
-        let group = group(config, args.from, args.to, &topics);
+        let group = group(config, args);
         let saved = if args.restart { None } else { saved(config, &group, &places).await? };
         let goes_on = saved.is_some();
         let (ranges, start, left_to_ingest) = match saved {
             Some((ranges, start)) => (ranges, start, (0, 0)),
             None => {
-                let (ranges, left) = fresh(config, args, &topics).await.map_err(CommandError::told)?;
+                let (ranges, left) = fresh(config, args, &by_topic(&places)).await.map_err(CommandError::told)?;
                 (ranges, Timestamp::now().as_millisecond(), left)
             }
         };
@@ -113,10 +112,13 @@ fn by_topic(places: &[TopicPartition]) -> Vec<&str> {
     topics
 }
 
-/// One bookmark for each range of time and topics.
-fn group(config: &Config, from: Timestamp, to: Option<Timestamp>, topics: &[&str]) -> String {
-    let to = to.map_or_else(|| "-".to_owned(), |to| to.as_millisecond().to_string());
-    let range = format!("{}/{to}/{}", from.as_millisecond(), topics.join("/"));
+/// One bookmark for each range of time and topics, as they were asked for: of an expression more may appear meanwhile.
+fn group(config: &Config, args: &ReplayArgs) -> String {
+    let mut topics = if args.topics.is_empty() { config.source.topics.clone() } else { args.topics.clone() };
+    topics.sort();
+    topics.dedup();
+    let to = args.to.map_or_else(|| "-".to_owned(), |to| to.as_millisecond().to_string());
+    let range = format!("{}/{to}/{}", args.from.as_millisecond(), topics.join("/"));
     let hash = blake3::hash(range.as_bytes()).to_hex();
     format!("{}replay.{}", config.topics.queue.trim_end_matches("queue"), &hash.as_str()[..16])
 }
@@ -186,14 +188,15 @@ async fn leave_to_ingest(config: &Config, ranges: &mut [Range]) -> Result<(u64, 
     let committed = kafka::patient_committed(config, &config.source.group, places).await?;
     let (mut offsets, mut partitions) = (0, 0);
     for range in ranges {
-        let next = committed.get(&range.place);
-        let reached = next.map_or(range.begin, |next| (*next).max(range.begin));
+        let next = committed.get(&range.place).copied().unwrap_or(0);
+        // What is there before ingest is first started, it never comes to if it is to begin at the end.
+        if next == 0 && config.source.start == Start::Latest {
+            continue;
+        }
+        let reached = next.max(range.begin);
         if reached < range.end {
-            // A group that has committed nothing may begin at the end: then they never come to it.
-            if next.is_some_and(|next| *next > 0) || config.source.start == Start::Earliest {
-                offsets += Range { begin: reached, ..range.clone() }.length();
-                partitions += 1;
-            }
+            offsets += Range { begin: reached, ..range.clone() }.length();
+            partitions += 1;
             range.end = reached;
         }
     }
