@@ -50,9 +50,10 @@ pub async fn run(args: SetArgs) -> Result<ExitCode, CommandError> {
     let mut problems = Vec::new();
     for place in stopped.unless(instances::places(&names)).await? {
         let Ok(changed) = stopped.unless(change(&asker, &place, body.clone())).await else {
-            eprintln!(
+            problems.push(format!(
                 "stopped: {place} may have changed, and those behind it have not; the same command again does no harm"
-            );
+            ));
+            eprintln!("{}", problems.join("\n"));
             return Ok(ExitCode::from(STOPPED));
         };
         match changed {

@@ -69,6 +69,13 @@ struct Reading {
     gone: Arc<AtomicBool>,
 }
 
+#[derive(Default)]
+struct Counts {
+    records: u64,
+    /// Of them, what is not this version's.
+    unreadable: u64,
+}
+
 /// A partition whose end is known; `None`: nobody waits for it any more. One for each that was asked for.
 type Found = Result<Option<(i32, Reading)>, KafkaProblem>;
 
@@ -181,7 +188,7 @@ impl Restore {
         readings: &mut HashMap<i32, Reading>,
     ) -> Result<(), KafkaProblem> {
         let (began, mut told) = (Instant::now(), Instant::now());
-        let (mut records, mut unreadable) = (0_u64, 0_u64);
+        let mut counts = Counts::default();
         ask(self.partitions.iter().map(|to| (to.partition, self.reading(to))).collect());
         let mut asked = self.partitions.len();
         while !self.sender.is_closed() && (asked > 0 || !readings.is_empty()) {
@@ -194,41 +201,54 @@ impl Restore {
                 }
             }
             self.drop_gone(reader, readings)?;
-            for _ in 0..AT_A_TIME {
-                match reader.poll(Duration::from_millis(100)) {
-                    None => break,
-                    Some(Ok(message)) => {
-                        if let Some(reading) = readings.get_mut(&message.partition()) {
-                            records += 1;
-                            self.metrics.restored.inc();
-                            unreadable += u64::from(!reading.take(&message, &self.metrics));
-                        }
-                    }
-                    Some(Err(KafkaError::PartitionEOF(partition))) => {
-                        if let Some(reading) = self.at_an_end(reader, readings, partition)? {
-                            asked += 1;
-                            ask(vec![(partition, reading)]);
-                        }
-                        break; // It may have been the last.
-                    }
-                    Some(Err(error)) if is_final(&error) => return Err(failed(error)),
-                    Some(Err(error)) => tracing::warn!(%error, "reading the delivered topic goes on after this"),
-                }
+            if let Some(again) = self.take_some(reader, readings, &mut counts)? {
+                asked += 1;
+                ask(vec![again]);
             }
             if told.elapsed() > PROGRESS_EVERY {
                 told = Instant::now();
-                let left = self.metrics.restore_remaining.get();
+                let (records, left) = (counts.records, self.metrics.restore_remaining.get());
                 tracing::info!(records, left, partitions = readings.len(), "restoring the delivered set");
             }
         }
         if self.sender.is_closed() || self.partitions.iter().all(|partition| partition.gone.load(Ordering::Acquire)) {
             return Ok(()); // Cut short: nobody waits for it any more.
         }
+        let Counts { records, unreadable } = counts;
         if unreadable > 0 {
             tracing::warn!(unreadable, "records of the delivered topic are not this version's and were passed over");
         }
         tracing::info!(records, seconds = began.elapsed().as_secs_f64(), "the delivered set is restored");
         Ok(())
+    }
+
+    /// Takes what comes, but not for long; what comes back is a partition whose end has to be asked for again.
+    fn take_some(
+        &self,
+        reader: &BaseConsumer<Context>,
+        readings: &mut HashMap<i32, Reading>,
+        counts: &mut Counts,
+    ) -> Result<Option<(i32, Reading)>, KafkaProblem> {
+        for _ in 0..AT_A_TIME {
+            match reader.poll(Duration::from_millis(100)) {
+                None => break,
+                Some(Ok(message)) => {
+                    if let Some(reading) = readings.get_mut(&message.partition()) {
+                        counts.records += 1;
+                        self.metrics.restored.inc();
+                        counts.unreadable += u64::from(!reading.take(&message, &self.metrics));
+                    }
+                }
+                // It may have been the last.
+                Some(Err(KafkaError::PartitionEOF(partition))) => {
+                    let again = self.at_an_end(reader, readings, partition)?;
+                    return Ok(again.map(|reading| (partition, reading)));
+                }
+                Some(Err(error)) if is_final(&error) => return Err(failed(error)),
+                Some(Err(error)) => tracing::warn!(%error, "reading the delivered topic goes on after this"),
+            }
+        }
+        Ok(None)
     }
 
     /// Hands the partition over if that was its end, or tells that it has to be asked again.
