@@ -8,7 +8,7 @@ use nat_destination::kafka::partition_of;
 use nat_destination::sandbox::stand_in::Behaviour;
 
 use super::faults::set_offset;
-use super::resize::{SIX, add_by_hand, engage, layout, refused, resize, resized};
+use super::resize::{SIX, add_by_hand, engage, layout, refused, resize, resized, text};
 use super::support::World;
 use super::support::world::{identify, interrupt};
 
@@ -24,15 +24,14 @@ fn a_resize_that_was_killed_goes_on() {
     world.wait("all is queued", || instance.metric("nat_destination_events_queued_total", &[]) == 250.0);
     assert!(instance.stop().0.success());
     world.behave(Behaviour::default());
-    // The first waits for those that may be starting; those that go on do not, and are killed later each time.
+    // Each waits for the one before it, and is killed a little later than that.
     let mut lives = 0;
     loop {
         let mut command = world.command(&["topics", "resize", "--partitions", "9"], &[]);
-        let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it runs");
-        if lives == 0 {
-            world.wait("it has begun", || layout(&world).contains("resizing"));
-        }
-        let deadline = Instant::now() + Duration::from_millis(100 + 150 * lives);
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("it runs");
+        let mut told = BufReader::new(child.stderr.take().expect("piped")).lines().map_while(Result::ok);
+        told.any(|line| line.starts_with("growing"));
+        let deadline = Instant::now() + Duration::from_millis(50 + 250 * lives);
         while Instant::now() < deadline && child.try_wait().expect("its state").is_none() {
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -172,7 +171,6 @@ fn a_resize_that_was_stopped_while_it_looked_looks_again() {
         world.visits(0..30);
         world.run_until_caught_up(&[]);
         leave_resize(&world, stopped);
-        let during = layout(&world);
         // A backfill that began before the first of them.
         let done = std::sync::atomic::AtomicBool::new(false);
         let output = std::thread::scope(|scope| {
@@ -194,8 +192,8 @@ fn a_resize_that_was_stopped_while_it_looked_looks_again() {
             output
         });
         refused(&output, &["something writes into the topic"]);
-        let untouched = r#"{"version":1,"partitions":3}"#.to_owned();
-        assert_eq!(layout(&world), if stopped == Stopped::Begun { untouched } else { during }, "{stopped:?}");
+        let is_under_way = layout(&world).contains(r#""resizing":{"found":3,"to":6,"#);
+        assert_eq!(is_under_way, stopped == Stopped::Grown, "{}", layout(&world));
         resized(&world, "6");
         let waiting = world
             .read(&world.topic("queue"))
@@ -213,9 +211,9 @@ fn of_two_resizes_that_begin_at_the_same_moment_one_goes_on_and_the_other_says_s
     world.visits(0..10);
     world.run_until_caught_up(&[]);
     // What the other one writes after this one's record: that it has begun, or that it takes it back.
-    let under_way = r#"{"version":1,"partitions":3,"resizing":{"found":3,"to":12}}"#;
+    let under_way = r#"{"version":1,"partitions":3,"resizing":{"found":3,"to":12,"by":7}}"#;
     let taken_back = r#"{"version":1,"partitions":3}"#;
-    for (other, says) in [(taken_back, "another one began"), (under_way, "a resize to 12 is under way")] {
+    for (other, says) in [(taken_back, "another one has ended"), (under_way, "a resize to 12 is under way")] {
         let mut command = world.command(&["topics", "resize", "--partitions", "6"], &[]);
         let mut child = command.stderr(Stdio::piped()).spawn().expect("it runs");
         let mut told = BufReader::new(child.stderr.take().expect("piped")).lines().map_while(Result::ok);
@@ -231,6 +229,76 @@ fn of_two_resizes_that_begin_at_the_same_moment_one_goes_on_and_the_other_says_s
     world.visits(0..20);
     world.run_until_caught_up(&[]);
     assert_eq!(world.stand_in.requests(), 20);
+}
+
+#[test]
+fn of_two_runs_of_a_resize_the_later_one_goes_on_and_the_queue_holds_nothing_twice() {
+    let world = World::new();
+    world.visits(0..10);
+    world.run_until_caught_up(&[]);
+    world.behave(Behaviour { status: Some(503), ..Behaviour::default() });
+    world.visits(10..2010);
+    let instance = world.start(&[]);
+    world.wait("all is queued", || instance.metric("nat_destination_events_queued_total", &[]) == 2000.0);
+    assert!(instance.stop().0.success());
+    world.behave(Behaviour::default());
+    let start = || {
+        let mut command = world.command(&["topics", "resize", "--partitions", "6"], &[]);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it runs")
+    };
+    let first = start();
+    world.wait("it has begun", || layout(&world).contains("resizing"));
+    let second = start();
+    let (first, second) = (first.wait_with_output().expect("ended"), second.wait_with_output().expect("ended"));
+    refused(&first, &["--partitions 6: this was begun once more, and is done there"]);
+    assert_eq!(second.status.code(), Some(0), "{}", text(&second));
+    assert!(text(&second).contains("moved    2,000 events"), "{}", text(&second));
+    assert_eq!(layout(&world), r#"{"version":1,"partitions":6}"#);
+    world.run_until_caught_up(&[]);
+    assert_eq!((world.accepted().len(), world.read(&world.topic("queue")).len()), (2010, 10 + 2 * 2000));
+}
+
+#[test]
+fn a_resize_that_has_moved_all_and_finds_another_one_at_it_does_not_say_done() {
+    let world = World::new();
+    world.visits(0..10);
+    world.run_until_caught_up(&[]);
+    leave_resize(&world, Stopped::OffsetsSaved);
+    let mut command = world.command(&["topics", "resize", "--partitions", "6"], &[]);
+    let mut child = command.stderr(Stdio::piped()).spawn().expect("it runs");
+    let mut told = BufReader::new(child.stderr.take().expect("piped")).lines().map_while(Result::ok);
+    assert!(told.any(|line| line.contains("waiting 3 s for an earlier run")));
+    let ours = layout(&world);
+    let other = format!(r#"{},"by":7}}}}"#, ours.split(r#","by""#).next().unwrap_or_default());
+    world.send(&world.topic("layout"), Some(0), Some(b"layout"), Some(other.as_bytes()), &[]);
+    world.flush();
+    let rest: Vec<String> = told.collect();
+    assert!(rest.iter().any(|line| line.contains("this was begun once more")), "{rest:?}");
+    assert_eq!(child.wait().expect("ended").code(), Some(1));
+    assert_eq!(layout(&world), other, "the other one's stays");
+}
+
+#[test]
+fn a_resize_sets_no_offset_back() {
+    let world = World::new();
+    world.visits(0..10);
+    world.run_until_caught_up(&[]);
+    world.behave(Behaviour { status: Some(503), ..Behaviour::default() });
+    world.visits(10..70);
+    let instance = world.start(&[]);
+    world.wait("all is queued", || instance.metric("nat_destination_events_queued_total", &[]) == 60.0);
+    assert!(instance.stop().0.success());
+    world.behave(Behaviour::default());
+    leave_resize(&world, Stopped::OffsetsSaved);
+    // All was settled since, by somebody who started all the same.
+    let queue = world.read(&world.topic("queue"));
+    for partition in 0..6 {
+        let end = queue.iter().filter(|record| record.partition == partition).map(|record| record.offset + 1).max();
+        set_offset(&world, &world.topic("deliver"), &world.topic("queue"), partition, end.unwrap_or(0));
+    }
+    assert!(resized(&world, "6").contains("moved    0 events"));
+    world.run_until_caught_up(&[]);
+    assert_eq!(world.accepted().len(), 10);
 }
 
 #[test]

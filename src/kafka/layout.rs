@@ -34,6 +34,9 @@ pub struct Resizing {
     /// Where each of those ended once they were grown: what lies before is moved, what comes after has been.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ends: Option<Vec<i64>>,
+    /// The run that is at it: a number that it has drawn.
+    #[serde(default)]
+    pub by: u64,
 }
 
 impl Layout {
@@ -88,26 +91,39 @@ pub fn added(partitions: usize, made_with: usize) -> String {
 /// # Errors
 /// When the topic is not there or may not be read, and when a newer version wrote it.
 pub async fn read_layout(config: &Config) -> Result<Option<Layout>, KafkaProblem> {
+    let last = values(config).await?.pop();
+    last.map(|value| decode(&config.topics.layout, &value)).transpose()
+}
+
+/// As `read_layout`, but the ones before it too, as far as compaction has left them; oldest first.
+///
+/// # Errors
+/// As `read_layout`.
+pub async fn read_layouts(config: &Config) -> Result<Vec<Layout>, KafkaProblem> {
+    values(config).await?.iter().map(|value| decode(&config.topics.layout, value)).collect()
+}
+
+async fn values(config: &Config) -> Result<Vec<Vec<u8>>, KafkaProblem> {
     // The leader may have just died, and the next one is not chosen before the brokers have noticed: `whole` waits for it, and
     // a start does not fail of it.
     let ranges = whole(config, &config.topics.layout).await.map_err(|problem| read_denied(config, problem))?;
     let to = config.clone();
     let read = tokio::task::spawn_blocking(move || {
         let mut reader = RangeReader::new(&to, ranges)?;
-        let mut last = None;
+        let mut values = Vec::new();
         loop {
             match reader.next()? {
-                Next::Record(record) if record.key() == Some(KEY) => {
-                    last = record.payload().map(<[u8]>::to_vec);
-                }
+                Next::Record(record) if record.key() == Some(KEY) => match record.payload() {
+                    Some(value) => values.push(value.to_vec()),
+                    None => values.clear(),
+                },
                 Next::Record(_) | Next::Idle => {}
-                Next::End => return Ok(last),
+                Next::End => return Ok(values),
             }
         }
     });
     let read = read.await.unwrap_or_else(|error| Err(cut_short("reading", &error)));
-    let value = read.map_err(|problem| read_denied(config, problem))?;
-    value.map(|value| decode(&config.topics.layout, &value)).transpose()
+    read.map_err(|problem| read_denied(config, problem))
 }
 
 fn decode(topic: &str, value: &[u8]) -> Result<Layout, KafkaProblem> {
@@ -171,7 +187,7 @@ mod tests {
     #[test]
     fn what_is_written_is_read_again_and_a_newer_versions_is_an_error() {
         let plain = Layout::of(6);
-        let busy = plain.with(Resizing { found: 8, to: 12, ends: Some(vec![1, 2]) });
+        let busy = plain.with(Resizing { found: 8, to: 12, ends: Some(vec![1, 2]), by: 3 });
         assert_eq!(serde_json::to_string(&plain).expect("JSON"), r#"{"version":1,"partitions":6}"#);
         for layout in [plain, busy] {
             let value = serde_json::to_vec(&layout).expect("JSON");

@@ -7,6 +7,7 @@
 //! Blocking: for a thread.
 
 mod carry;
+mod claim;
 mod plan;
 mod rekey;
 mod write;
@@ -17,6 +18,7 @@ use std::time::Duration;
 use crate::config::Config;
 use crate::kafka::{self, KafkaProblem, Layout, Resizing, TopicPartition};
 
+use claim::{Claim, YIELDING};
 pub use plan::Unwilling;
 
 #[derive(Debug, thiserror::Error)]
@@ -75,8 +77,26 @@ const JOINING: Duration = Duration::from_secs(5);
 /// # Errors
 /// When it is not possible, when instances run, when Kafka refuses something, and when it is told to stop.
 pub fn resize(config: &Config, to: usize, onlooker: &mut dyn Onlooker) -> Result<Resized, ResizeError> {
-    let runtime = tokio::runtime::Handle::current();
-    let (layout, resizing) = runtime.block_on(begin(config, to, onlooker))?;
+    let (claim, runtime) = (Claim::new(to), tokio::runtime::Handle::current());
+    let begun = runtime.block_on(begin(config, to, &claim, onlooker))?;
+    match finish(config, begun, &claim, &mut claim.watched(config, onlooker)) {
+        // Not by whom looks on: it is told who has come.
+        Err(ResizeError::Stopped { .. }) if claim.is_lost() => {
+            runtime.block_on(claim.verify(config))?;
+            Err(Unwilling::TakenOver { to }.into())
+        }
+        done => done,
+    }
+}
+
+/// The steps. Before each that another one must not see done behind its back it looks whether it is to be done here.
+fn finish(
+    config: &Config,
+    (layout, resizing): (Layout, Resizing),
+    claim: &Claim,
+    onlooker: &mut dyn Onlooker,
+) -> Result<Resized, ResizeError> {
+    let (runtime, to) = (tokio::runtime::Handle::current(), resizing.to);
     onlooker.says(&format!("growing {:?} and {:?} to {to} partitions", config.topics.delivered, config.topics.queue));
     // First `delivered`: where the queue has a partition, its history has one.
     runtime.block_on(kafka::grow(config, &config.topics.delivered, to))?;
@@ -84,8 +104,12 @@ pub fn resize(config: &Config, to: usize, onlooker: &mut dyn Onlooker) -> Result
     go_on(onlooker)?;
     let mut resized = Resized { from: layout.partitions, to, ..Resized::default() };
     carry::carry(config, layout.partitions, &resizing, onlooker, &mut resized)?;
+    runtime.block_on(claim.verify(config))?;
     let resizing = runtime.block_on(fix_ends(config, &layout, resizing))?;
-    rekey::rekey(config, &resizing, onlooker, &mut resized)?;
+    let frontier = rekey::rekey(config, &resizing, onlooker, &mut resized)?;
+    runtime.block_on(claim.verify(config))?;
+    frontier.pass()?;
+    runtime.block_on(claim.verify(config))?;
     runtime.block_on(kafka::write_layout(config, &Layout::of(to)))?;
     Ok(resized)
 }
@@ -95,34 +119,43 @@ fn go_on(onlooker: &dyn Onlooker) -> Result<(), ResizeError> {
 }
 
 /// Says in the layout that a resize is under way, when nothing runs. One that was stopped before the ends were fixed may have
-/// been so in the middle of looking: it looks again.
-async fn begin(config: &Config, to: usize, onlooker: &mut dyn Onlooker) -> Result<(Layout, Resizing), ResizeError> {
+/// been so in the middle of looking: it looks again. One that goes on does not know whether the other was killed.
+async fn begin(
+    config: &Config,
+    to: usize,
+    claim: &Claim,
+    onlooker: &mut dyn Onlooker,
+) -> Result<(Layout, Resizing), ResizeError> {
     let queue = kafka::partitions(config, &config.topics.queue).await.map_err(ResizeError::Unbegun)?.len();
     let delivered = kafka::partitions(config, &config.topics.delivered).await.map_err(ResizeError::Unbegun)?.len();
     let before = kafka::ensure_layout(config, queue).await.map_err(ResizeError::Unbegun)?;
-    let resizing = plan::plan(&before, queue, delivered, to)?;
+    let resizing = claim.on(plan::plan(&before, queue, delivered, to)?);
     let goes_on = before.resizing.is_some();
     refuse_while_running(config).await.map_err(|refused| refused.of(goes_on))?;
     let during = before.with(resizing.clone());
     if goes_on {
         onlooker.says(&format!("going on with the resize from {} to {to} partitions", before.partitions));
-        if resizing.ends.is_some() {
-            return Ok((during, resizing));
-        }
     } else {
         // Once the layout says so there is no way back.
         kafka::may_grow(config, &config.topics.delivered, to).await.map_err(ResizeError::Unbegun)?;
         kafka::may_grow(config, &config.topics.queue, to).await.map_err(ResizeError::Unbegun)?;
-        kafka::write_layout(config, &during).await?;
+    }
+    claim.take(config, &before, &during).await?;
+    if resizing.ends.is_some() {
+        onlooker
+            .says(&format!("waiting {} s for an earlier run of this, should it be at it still", YIELDING.as_secs()));
+        tokio::time::sleep(YIELDING).await;
+        return claim.verify(config).await.map(|()| (during, resizing));
     }
     // `delivered` grows first.
     let is_untouched = !goes_on || delivered < to;
     let refused = match look(config, onlooker).await {
         Ok(()) if onlooker.stopped() => ResizeError::Stopped { begun: !is_untouched },
-        Ok(()) => return verify_ours(config, &resizing).await.map(|()| (during, resizing)),
+        Ok(()) => return claim.verify(config).await.map(|()| (during, resizing)),
         Err(refused) => refused,
     };
     if is_untouched {
+        claim.verify(config).await?;
         kafka::write_layout(config, &Layout::of(before.partitions)).await?;
     }
     Err(refused)
@@ -136,16 +169,6 @@ async fn look(config: &Config, onlooker: &mut dyn Onlooker) -> Result<(), Resize
     tokio::time::sleep(JOINING).await;
     refuse_while_running(config).await?;
     refuse_while_written(config, &ends).await
-}
-
-/// Of two that begin at the same moment the one counts whose record came later.
-async fn verify_ours(config: &Config, resizing: &Resizing) -> Result<(), ResizeError> {
-    let to = resizing.to;
-    match kafka::read_layout(config).await?.and_then(|layout| layout.resizing) {
-        Some(other) if other.to != to => Err(Unwilling::UnderWay { under_way: other.to, to }.into()),
-        Some(_) => Ok(()),
-        None => Err(Unwilling::TakenBack { to }.into()),
-    }
 }
 
 async fn refuse_while_running(config: &Config) -> Result<(), ResizeError> {

@@ -21,8 +21,12 @@ pub enum Unwilling {
         "--partitions {to}: a resize to {under_way} is under way. Finish that first, with --partitions {under_way}"
     )]
     UnderWay { under_way: usize, to: usize },
-    #[error("--partitions {to}: another one began at the same moment and was taken back. Run this again")]
+    #[error(
+        "--partitions {to}: another one has ended meanwhile, or was taken back. Run this again to see what is left to do"
+    )]
     TakenBack { to: usize },
+    #[error("--partitions {to}: this was begun once more, and is done there. Nothing is lost; here it has stopped")]
+    TakenOver { to: usize },
     #[error(
         "instances run: the group {group:?} has {}. Stop every instance (of one that was killed the group hears after \
          session.timeout.ms, 45 s) and run this again",
@@ -57,7 +61,7 @@ pub fn plan(layout: &Layout, queue: usize, delivered: usize, to: usize) -> Resul
         () if to < made_with => Err(Unwilling::Fewer { has: made_with, to }),
         () if to < has => Err(Unwilling::AddedMore { has, to }),
         () if to == made_with && queue == to && delivered == to => Err(Unwilling::Same { to }),
-        () => Ok(Resizing { found: queue, to, ends: None }),
+        () => Ok(Resizing { found: queue, to, ends: None, by: 0 }),
     }
 }
 
@@ -68,16 +72,16 @@ mod tests {
     #[test]
     fn it_only_grows_and_goes_on_with_what_was_begun() {
         let six = Layout::of(6);
-        let to = |to| Resizing { found: 6, to, ends: None };
+        let to = |to| Resizing { found: 6, to, ends: None, by: 0 };
         assert_eq!(plan(&six, 6, 6, 12), Ok(to(12)));
         assert_eq!(plan(&six, 6, 6, 6), Err(Unwilling::Same { to: 6 }));
         assert_eq!(plan(&six, 6, 6, 3), Err(Unwilling::Fewer { has: 6, to: 3 }));
         // Grown by hand: at least that far, and whatever it was keyed by in between is known.
         assert_eq!(plan(&six, 8, 6, 7), Err(Unwilling::AddedMore { has: 8, to: 7 }));
-        assert_eq!(plan(&six, 8, 6, 8), Ok(Resizing { found: 8, to: 8, ends: None }));
+        assert_eq!(plan(&six, 8, 6, 8), Ok(Resizing { found: 8, to: 8, ends: None, by: 0 }));
         assert_eq!(plan(&six, 6, 9, 12), Ok(to(12)));
         // Stopped when the topics had grown.
-        let busy = six.with(Resizing { found: 6, to: 12, ends: Some(vec![4; 12]) });
+        let busy = six.with(Resizing { found: 6, to: 12, ends: Some(vec![4; 12]), by: 0 });
         assert_eq!(plan(&busy, 12, 12, 12), Ok(Resizing { ends: Some(vec![4; 12]), ..to(12) }));
         assert_eq!(plan(&busy, 12, 12, 18), Err(Unwilling::UnderWay { under_way: 12, to: 18 }));
     }

@@ -18,12 +18,12 @@ pub fn rekey(
     resizing: &Resizing,
     onlooker: &mut dyn Onlooker,
     resized: &mut Resized,
-) -> Result<(), ResizeError> {
+) -> Result<Frontier, ResizeError> {
     let queue = &config.topics.queue;
-    let frontier = Bookmark::new(config, &config.topics.deliver_group)?;
+    let bookmark = Bookmark::new(config, &config.topics.deliver_group)?;
     let ends: BTreeMap<TopicPartition, i64> =
         (0..).zip(resizing.ends.iter().flatten()).map(|(partition, end)| ((queue.clone(), partition), *end)).collect();
-    let ranges = waiting(config, &frontier, &ends)?;
+    let (ranges, ends) = waiting(config, &bookmark, &ends)?;
     let mut reader = RangeReader::new(config, ranges)?;
     onlooker.begins("keying anew what waits in the queue", reader.total());
     let mut writer = Writer::new(config, queue)?;
@@ -42,22 +42,41 @@ pub fn rekey(
         go_on(onlooker)?;
     }
     writer.finish(onlooker)?;
-    Ok(frontier.save(&ends)?)
+    Ok(Frontier { bookmark, ends })
 }
 
-/// What lies between what the group has settled and the ends. A partition that it has never had begins at its first record.
+/// Where the group goes on, behind what was moved.
+pub struct Frontier {
+    bookmark: Bookmark,
+    ends: BTreeMap<TopicPartition, i64>,
+}
+
+impl Frontier {
+    /// The last step, which is to be done when Kafka has all the new records.
+    ///
+    /// # Errors
+    /// When Kafka does not take it.
+    pub fn pass(&self) -> Result<(), KafkaProblem> {
+        self.bookmark.save(&self.ends)
+    }
+}
+
+/// What lies between what the group has settled and the ends, and where it goes on: never before what it has settled. A
+/// partition that it has never had begins at its first record.
 fn waiting(
     config: &Config,
-    frontier: &Bookmark,
+    bookmark: &Bookmark,
     ends: &BTreeMap<TopicPartition, i64>,
-) -> Result<Vec<Range>, KafkaProblem> {
+) -> Result<(Vec<Range>, BTreeMap<TopicPartition, i64>), KafkaProblem> {
     let places: Vec<TopicPartition> = ends.keys().cloned().collect();
-    let settled = frontier.load(&places)?;
+    let settled = bookmark.load(&places)?;
     let first = tokio::runtime::Handle::current().block_on(kafka::patient_ends(config, places))?;
     let range = |(place, end): (&TopicPartition, &i64)| {
         let low = first.get(place).map_or(0, |(low, _)| *low);
         let begin = settled.get(place).copied().unwrap_or(0).max(low);
-        Range { place: place.clone(), begin, end: *end }
+        Range { place: place.clone(), begin, end: begin.max(*end) }
     };
-    Ok(ends.iter().map(range).collect())
+    let ranges: Vec<Range> = ends.iter().map(range).collect();
+    let ends = ranges.iter().map(|range| (range.place.clone(), range.end)).collect();
+    Ok((ranges, ends))
 }
