@@ -130,6 +130,48 @@ fn a_replay_brings_no_engage_value_back_and_loses_none() {
     assert_eq!(world.accepted().len(), 2);
 }
 
+/// An Engage event of this contact, recorded so many seconds ago.
+fn engage_of(world: &World, contact: &str, partition: i32, value: bool, seconds_ago: i64) {
+    let event = engage(value).replace("ada@example.com", contact);
+    world.event_of_time(partition, &event, Timestamp::now().as_millisecond() - 1000 * seconds_ago);
+}
+
+#[test]
+fn a_replay_brings_no_engage_value_back_over_one_that_waits_or_comes_while_it_runs() {
+    let world = World::new();
+    let list = world.path("suppressed");
+    let set = [&*format!("suppress.file={}", list.display())];
+    // Old values that were never sent, in a partition that is read last, behind what takes the replay some time.
+    std::fs::write(&list, "waits@example.com\ncomes@example.com\n").expect("written");
+    for number in 0..40 {
+        world.event(0, &identify(&format!("p{number}@example.com"), &today(), "m"));
+    }
+    engage_of(&world, "waits@example.com", 2, true, 600);
+    engage_of(&world, "comes@example.com", 2, true, 600);
+    world.run_until_caught_up(&set);
+    std::fs::write(&list, "").expect("written");
+    // The younger one comes in another partition.
+    world.behave(Behaviour { status: Some(401), ..Behaviour::default() });
+    let instance = world.start(&set);
+    engage_of(&world, "waits@example.com", 1, false, 300);
+    world.wait("it waits", || instance.metric("nat_destination_events_queued_total", &[]) == 1.0);
+    let (told, _) = done(&replay(&world, &["--from", "1h", "--to", "400s", "--dry-run"], &set));
+    assert_eq!((count(&told, "identify events"), count(&told, "Engage's, older")), (1, 1), "{told}");
+
+    let from = ["replay", "--from", "1h", "--rate", "10"];
+    let running = world.command(&from, &set).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+    world.wait("it runs", || !world.queued_by("replay").is_empty());
+    world.behave(Behaviour::default());
+    engage_of(&world, "comes@example.com", 1, false, 300);
+    let output = running.wait_with_output().expect("it ends");
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert_eq!(count(&stdout(&output), "Engage's, older"), 2, "{}", stdout(&output));
+    assert!(instance.stop().0.success());
+    world.run_until_caught_up(&set);
+    let brought: Vec<_> = world.queued_by("replay").iter().filter_map(|record| record.value.clone()).collect();
+    assert!(!brought.iter().any(|value| String::from_utf8_lossy(value).contains(r#""vip":true"#)));
+}
+
 #[test]
 fn a_replay_outside_of_the_retention_says_how_many_could_be_sent_again_and_needs_leave() {
     let world = World::with(1, Behaviour::default());

@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use rdkafka::message::{Message, OwnedHeaders, OwnedMessage};
 
 use super::accepted::{Accepted, age, engage_values};
+use super::dead_letters::told_since::{EngageEvent, ToldSince};
 use super::feeder::{Count, Feeder, Judge, Judged, summary};
 use super::records::{each_record, tell_foreign, time_of};
 use super::table::counted;
@@ -24,6 +25,18 @@ use crate::enqueue::{Enqueue, Entry};
 use crate::kafka::{Bookmark, Range};
 use crate::segment::{EngageMode, Identify, Outcome};
 use plan::Plan;
+
+fn origin<'a>(record: &'a OwnedMessage, judged: &Judged<'_>) -> Origin<'a> {
+    Origin {
+        topic: record.topic().into(),
+        partition: record.partition(),
+        offset: record.offset(),
+        timestamp: time_of(record),
+        key: record.key().map(Into::into),
+        item: judged.item,
+        road: Some(Road::Replay),
+    }
+}
 
 /// Put a past range of the source topics into the queue once more
 #[derive(Debug, Args)]
@@ -135,7 +148,7 @@ struct Counts {
     filtered: u64,
     invalid: u64,
     dead_letters: u64,
-    /// Engage events from before the value that Nat.app was told last.
+    /// Engage events from before a value that Nat.app was told, or that waits for it.
     told_since: u64,
     too_large: u64,
     /// Offsets that retention deleted before they were read.
@@ -245,17 +258,16 @@ impl Replay {
         Ok(())
     }
 
-    /// What Nat.app had accepted before the replay was first started.
+    /// What Nat.app had accepted before the replay was started.
     fn find_engage_values(&mut self, stopped: &Stopped) -> Result<(), CommandError> {
         if self.config.rules.engage != EngageMode::Changes {
             return Ok(());
         }
         let values = engage_values(&self.config, &self.plan.delivered, stopped, |_| true)?;
-        let mut found: HashMap<Key, Accepted> = values
+        let found: HashMap<Key, Accepted> = values
             .into_iter()
             .map(|(key, (partition, delivered))| (key, Accepted::of(partition, &delivered)))
             .collect();
-        found.retain(|_, accepted| accepted.at < self.plan.start);
         let accepted_at: HashMap<Key, i64> = found.iter().map(|(key, accepted)| (*key, accepted.at)).collect();
         // What was accepted before the range begins is older than all that is in it.
         let from = self.args.from.as_millisecond();
@@ -282,13 +294,39 @@ impl Replay {
         }
     }
 
+    fn waiting(&self, stopped: &Stopped) -> Result<ToldSince, CommandError> {
+        match self.config.rules.engage {
+            EngageMode::Changes => ToldSince::waiting(&self.config, &self.plan.settled, stopped),
+            _ => Ok(ToldSince::default()),
+        }
+    }
+
+    /// Whether a younger Engage value of another partition waits in the queue, or has since the start; if not, this one does
+    /// from now on.
+    fn is_overtaken(
+        &self,
+        waiting: &mut ToldSince,
+        record: &OwnedMessage,
+        judged: &Judged<'_>,
+        identify: &Identify<'_>,
+    ) -> bool {
+        let key = DedupKey::of(identify, self.config.rules.engage);
+        let Some(event) = EngageEvent::of(&key, &origin(record, judged)) else { return false };
+        let is_overtaken = waiting.holds(&event);
+        if !is_overtaken {
+            waiting.add_waiting(&event);
+        }
+        is_overtaken
+    }
+
     /// Counts, and sends nothing.
     fn survey(&self, stopped: &Stopped) -> Result<Counts, CommandError> {
-        let mut counts = Counts::default();
+        let (mut counts, mut waiting) = (Counts::default(), self.waiting(stopped)?);
         counts.gone = each_record(&self.config, &self.plan.ranges, "counting", stopped, |range, record| {
-            self.each_identify(range, record, &mut counts, |counts, _, identify| {
+            self.each_identify(range, record, &mut counts, |counts, judged, identify| {
                 match self.is_forgettable(record, identify) {
                     true if self.args.leave_out_old => counts.left_out += 1,
+                    _ if self.is_overtaken(&mut waiting, record, judged, identify) => counts.told_since += 1,
                     is_forgettable => {
                         counts.identify += 1;
                         let key = is_forgettable.then(|| DedupKey::of(identify, self.config.rules.engage).key);
@@ -328,10 +366,18 @@ impl Replay {
         let begins = self.plan.ranges.iter().map(|range| (range.place.clone(), range.begin));
         let enqueue = Enqueue::new(&self.config, self.args.rate).map_err(CommandError::told)?;
         let mut feeder = Feeder::new(enqueue, Some(bookmark), begins);
+        let mut waiting = self.waiting(stopped)?;
         let gone = each_record(&self.config, &self.plan.ranges, "replay", stopped, |range, record| {
             self.each_identify(range, record, &mut counts, |counts, judged, identify| {
                 if !self.args.allow_redelivery && self.is_forgettable(record, identify) {
                     counts.left_out += 1;
+                    return Ok(());
+                }
+                if identify.engage.is_some() {
+                    waiting.look_again(&self.config, stopped)?;
+                }
+                if self.is_overtaken(&mut waiting, record, judged, identify) {
+                    counts.told_since += 1;
                     return Ok(());
                 }
                 self.send(&mut feeder, range, record, judged, identify)
@@ -354,15 +400,7 @@ impl Replay {
         judged: &Judged<'_>,
         identify: &Identify<'_>,
     ) -> Result<(), CommandError> {
-        let origin = Origin {
-            topic: record.topic().into(),
-            partition: record.partition(),
-            offset: record.offset(),
-            timestamp: time_of(record),
-            key: record.key().map(Into::into),
-            item: judged.item,
-            road: Some(Road::Replay),
-        };
+        let origin = origin(record, judged);
         let headers = record.headers().map_or_else(OwnedHeaders::new, OwnedHeaders::clone);
         let entry = Entry { email: &identify.email, event: &judged.event, headers, origin: &origin };
         feeder.send(range, record.offset(), entry).map_err(CommandError::told)

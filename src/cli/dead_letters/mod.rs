@@ -11,7 +11,7 @@ pub mod row;
 pub mod scan;
 mod show;
 mod stats;
-mod told_since;
+pub mod told_since;
 
 use std::process::ExitCode;
 

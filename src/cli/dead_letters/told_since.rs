@@ -1,6 +1,6 @@
-//! Which Engage values Nat.app was told after a dead letter's event, or will be told, since they wait in the queue: a redrive
-//! must not bring an older one back. Dedup knows that within one source partition, and is left to it there; of two partitions
-//! only the times tell.
+//! Which Engage values Nat.app was told after an event that is to be sent again, or will be told, since they wait in the queue:
+//! neither redrive nor replay may bring an older one back. Dedup knows that within one source partition, and is left to it
+//! there; of two partitions only the times tell.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -23,7 +23,7 @@ use crate::segment::{self, Outcome};
 /// How often it is looked at what has come into the queue: a million letters are to cost little.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// An Engage event of a dead letter, or of the queue.
+/// An Engage event that is to be sent again, or of the queue.
 #[derive(Debug, Clone, Copy)]
 pub struct EngageEvent {
     pub key: Key,
@@ -62,8 +62,8 @@ impl EngageEvent {
 
 #[derive(Debug, Clone, Default)]
 pub struct ToldSince {
-    /// The keys that are asked for, each with the time of its oldest letter's event.
-    oldest: HashMap<Key, i64>,
+    /// The keys that are asked for, each with the time of its oldest letter's event; `None`: all there are.
+    oldest: Option<HashMap<Key, i64>>,
     accepted: HashMap<Key, Accepted>,
     /// Of what was not settled at the first look, or came in after it: source partitions, each with its youngest event's time.
     waiting: HashMap<Key, Vec<(u64, i64)>>,
@@ -98,8 +98,22 @@ impl ToldSince {
         // An event is older than its acceptance, so that these alone may be younger than a letter's.
         accepted.retain(|key, accepted| oldest.get(key).is_some_and(|oldest| accepted.at > *oldest));
         age(config, &mut accepted, stopped)?;
+        let oldest = Some(oldest);
         let mut told = ToldSince { oldest, accepted, queue: queue.clone(), looked, ..ToldSince::default() };
         told.read(config, since(&settled, queue), true, stopped).map_err(CommandError::told)?;
+        Ok(told)
+    }
+
+    /// What waits: of the queue that which lies behind `settled`, whatever its key. What was accepted before that was asked for
+    /// is left to whoever asks. Blocking.
+    ///
+    /// # Errors
+    /// When the queue cannot be read.
+    pub fn waiting(config: &Config, settled: &[Range], stopped: &Stopped) -> Result<ToldSince, CommandError> {
+        let looked = Some(Instant::now());
+        let queue = whole(config, &config.topics.queue, stopped)?;
+        let mut told = ToldSince { queue: queue.clone(), looked, ..ToldSince::default() };
+        told.read(config, since(settled, queue), true, stopped)?;
         Ok(told)
     }
 
@@ -150,7 +164,8 @@ impl ToldSince {
     /// This event is in the queue, or comes into it now.
     pub fn add_waiting(&mut self, event: &EngageEvent) {
         let EngageEvent { key, place: Place { source, .. }, timestamp } = *event;
-        if self.oldest.get(&key).is_none_or(|oldest| timestamp <= *oldest) {
+        let is_asked_for = |oldest: &HashMap<Key, i64>| oldest.get(&key).is_some_and(|oldest| timestamp > *oldest);
+        if !self.oldest.as_ref().is_none_or(is_asked_for) {
             return;
         }
         let sources = self.waiting.entry(key).or_default();
@@ -171,7 +186,7 @@ impl ToldSince {
 }
 
 /// Of each partition of the queue, what the service has settled.
-async fn settled(config: &Config) -> Result<Vec<Range>, KafkaProblem> {
+pub async fn settled(config: &Config) -> Result<Vec<Range>, KafkaProblem> {
     let places = kafka::partitions(config, &config.topics.queue).await?;
     let committed = kafka::patient_committed(config, &config.topics.deliver_group, places).await?;
     Ok(committed.into_iter().map(|(place, end)| Range { place, begin: 0, end }).collect())

@@ -3,11 +3,10 @@
 
 use std::collections::BTreeMap;
 
-use jiff::Timestamp;
-
 use super::super::CommandError;
 use super::super::table::counted;
 use super::ReplayArgs;
+use crate::cli::dead_letters::told_since::settled;
 use crate::config::{Config, Start};
 use crate::kafka::{self, Bookmark, KafkaProblem, Range, TopicPartition};
 
@@ -19,10 +18,10 @@ pub struct Plan {
     pub goes_on: bool,
     /// Offsets that ingest has not come to yet, and the partitions that they are in.
     pub left_to_ingest: (u64, usize),
-    /// When it was first started, Unix milliseconds.
-    pub start: i64,
     /// All of the dead-letter topic.
     pub dead_letters: Vec<Range>,
+    /// What deliver had settled of the queue before that.
+    pub settled: Vec<Range>,
     /// All of the delivered topic.
     pub delivered: Vec<Range>,
 }
@@ -35,20 +34,19 @@ impl Plan {
         let group = group(config, args);
         let saved = if args.restart { None } else { saved(config, &group, &places).await? };
         let goes_on = saved.is_some();
-        let (ranges, start, left_to_ingest) = match saved {
-            Some((ranges, start)) => (ranges, start, (0, 0)),
-            None => {
-                let (ranges, left) = fresh(config, args, &by_topic(&places)).await.map_err(CommandError::told)?;
-                (ranges, Timestamp::now().as_millisecond(), left)
-            }
+        let (ranges, left_to_ingest) = match saved {
+            Some(ranges) => (ranges, (0, 0)),
+            None => fresh(config, args, &by_topic(&places)).await.map_err(CommandError::told)?,
         };
         let whole = async |topic: &str| kafka::whole(config, topic).await.map_err(CommandError::told);
+        // First what is settled: what is so meanwhile is then found as delivered.
+        let settled = settled(config).await?;
         let (dead_letters, delivered) =
             (whole(&config.topics.dead_letter).await?, whole(&config.topics.delivered).await?);
-        Ok(Plan { group, ranges, goes_on, left_to_ingest, start, dead_letters, delivered })
+        Ok(Plan { group, ranges, goes_on, left_to_ingest, dead_letters, settled, delivered })
     }
 
-    /// Keeps begins, ends and start, so that a second run knows them. When it begins to feed and not before: one that was
+    /// Keeps begins and ends, so that a second run knows them. When it begins to feed and not before: one that was
     /// refused is to leave nothing. Blocking.
     ///
     /// # Errors
@@ -59,8 +57,7 @@ impl Plan {
         }
         let of =
             |offset: fn(&Range) -> i64| self.ranges.iter().map(|range| (range.place.clone(), offset(range))).collect();
-        let (begins, mut ends): (BTreeMap<_, _>, BTreeMap<_, _>) = (of(|range| range.begin), of(|range| range.end));
-        ends.insert(start_place(config), self.start);
+        let (begins, ends): (BTreeMap<_, _>, BTreeMap<_, _>) = (of(|range| range.begin), of(|range| range.end));
         Bookmark::new(config, &end_group(&self.group))?.save(&ends)?;
         Bookmark::new(config, &self.group)?.save(&begins)
     }
@@ -128,11 +125,6 @@ fn end_group(group: &str) -> String {
     format!("{group}.end")
 }
 
-/// Where the start is kept, beside the ends.
-fn start_place(config: &Config) -> TopicPartition {
-    (config.topics.queue.clone(), 0)
-}
-
 /// What the topics hold of the time asked for, but for what is left to ingest.
 async fn fresh(
     config: &Config,
@@ -147,20 +139,18 @@ async fn fresh(
     Ok((ranges, left))
 }
 
-/// What an earlier run that was stopped has left, and when it was started.
-async fn saved(
-    config: &Config,
-    group: &str,
-    places: &[TopicPartition],
-) -> Result<Option<(Vec<Range>, i64)>, CommandError> {
+/// What an earlier run that was stopped has left.
+async fn saved(config: &Config, group: &str, places: &[TopicPartition]) -> Result<Option<Vec<Range>>, CommandError> {
     let next = load(config, group, places).await?;
-    let mut ends = load(config, &end_group(group), &[places, &[start_place(config)]].concat()).await?;
-    let Some(start) = ends.remove(&start_place(config)).filter(|_| !next.is_empty()) else { return Ok(None) };
+    let ends = load(config, &end_group(group), places).await?;
+    if next.is_empty() {
+        return Ok(None);
+    }
     let range = |(place, end): (TopicPartition, i64)| {
         let begin = next.get(&place).map_or(end, |next| *next.min(&end));
         Range { place, begin, end }
     };
-    Ok(Some((ends.into_iter().map(range).collect(), start)))
+    Ok(Some(ends.into_iter().map(range).collect()))
 }
 
 /// Asks a bookmark on a thread that may block.
