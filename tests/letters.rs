@@ -148,7 +148,7 @@ fn a_foreign_dead_letter_is_counted_and_passed_over() {
     assert_eq!(lines(&world, &["list", "--reason", "foreign"]).len(), 3);
     let shown = succeeded(dead_letters(&world, &["show", "0:0"], &[]))
         + &succeeded(dead_letters(&world, &["show", "0:1"], &[]));
-    assert!(shown.contains("another tool wrote it"), "{shown}");
+    assert!(shown.contains("another tool wrote or changed it"), "{shown}");
     let theirs = &lines(&world, &["list", "--reason", "foreign"])[0]["place"];
     let json = &lines(&world, &["show", "--json", theirs.as_str().expect("a place")])[0];
     assert!(
