@@ -287,6 +287,8 @@ fn a_broken_key_file_keeps_the_old_key() {
     assert_eq!((world.accepted().len(), world.stand_in.requests()), (10, 10));
     std::fs::write(world.key_file(), super::support::world::KEY).expect("written");
     world.wait("and that it is mended", || report(&world, &[instance.admin()]).0);
+    let log = instance.log();
+    assert!(log.contains("the API key can be read again; it is the one that was used meanwhile"), "{log}");
 }
 
 /// `set` for one instance, and what it says.
