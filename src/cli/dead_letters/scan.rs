@@ -71,13 +71,13 @@ impl Found {
 
     /// Whether the filter takes it; never a note.
     fn is_meant(&self, config: &Config, filter: &Filter) -> bool {
+        let concerns = |wanted, is_event| concerns(wanted, &config.rules, self.value(), is_event, Timestamp::now());
         match &self.kind {
-            Kind::Letter(letter) => {
-                let concerns =
-                    |wanted| concerns(wanted, &config.rules, self.value(), letter.is_event, Timestamp::now());
-                filter.takes(letter, self.at(), concerns)
+            Kind::Letter(letter) => filter.takes(letter, self.at(), |wanted| concerns(wanted, letter.is_event)),
+            // It may be either.
+            Kind::Foreign(_) => {
+                filter.takes_foreign(self.at(), |wanted| concerns(wanted, true) || concerns(wanted, false))
             }
-            Kind::Foreign(_) => filter.takes_foreign(self.at()),
             Kind::Note(_) => false,
         }
     }
