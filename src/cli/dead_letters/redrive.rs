@@ -36,14 +36,14 @@ use crate::suppress::SuppressList;
 #[command(after_help = "Examples:\n  \
     nat-destination dead-letters redrive --config nat-destination.toml --reason rejected --since 2d --dry-run\n  \
     nat-destination dead-letters redrive --config nat-destination.toml --reason rejected --since 2d --rate 50 --wait\n\n\
-    Takes what is there at its start. It can be stopped (Ctrl-C) and run again: what was taken is noted in the dead-letter\n\
-    topic, and passed over. Two at a time do no harm: what both take is delivered once, since the contact's day is used up;\n\
-    and where it is rejected again, twice, the next redrive takes one of the two letters and notes both.\n\
-    Passed over as well: what is still invalid or filtered by today's settings, what another tool wrote, what does not stand\n\
-    in the topic whole, what was redriven --max-redrives times already, and Engage's events older than the value that\n\
+    Takes what is there at its start. It can be stopped (Ctrl-C) and run again: what was taken is noted in the dead-letter \
+    topic, and passed over. Two at a time do no harm: what both take is delivered once, since the contact's day is used up; \
+    and where it is rejected again, twice, the next redrive takes one of the two letters and notes both.\n\n\
+    Passed over as well: what is still invalid or filtered by today's settings, what another tool wrote or changed, what does not stand \
+    in the topic whole, what was redriven --max-redrives times already, and Engage's events older than the value that \
     Nat.app has or that waits for it.\n\n\
-    Of a dead letter older than dedup.retention the contact's day may have been delivered by another event since, and been\n\
-    forgotten: it is told how many that are, and nothing is sent without --allow-redelivery. What becomes so old while it\n\
+    Of a dead letter older than dedup.retention the contact's day may have been delivered by another event since, and been \
+    forgotten: it is told how many that are, and nothing is sent without --allow-redelivery. What becomes so old while it \
     runs is passed over.\n\n\
     Exit codes: 0 done, 1 a problem, 2 wrong usage, 130 stopped before it was done.")]
 pub struct RedriveArgs {
