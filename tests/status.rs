@@ -214,7 +214,7 @@ fn two_instances_are_told_with_their_partitions() {
     assert_eq!(told["instances"].as_array().map(Vec::len), Some(2));
     // With one of the two out of sight, nobody is known to have its partitions.
     let (healthy, told) = report(&world, &places[..1]);
-    assert!(!healthy && problems(&told).contains("no instance that answers has partition "), "{told}");
+    assert!(!healthy && problems(&told).contains("no instance that answers has partitions "), "{told}");
     // And another deployment's instance is none of this one.
     let other = World::new();
     let (healthy, told) = report(&other, &places[..1]);
