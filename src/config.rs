@@ -375,8 +375,11 @@ pub fn level_problem(level: &str) -> Option<String> {
 
 /// What is wrong with the place of an instance, if anything is.
 pub fn instance_problem(instance: &str) -> Option<String> {
-    let right = instance.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
-    (!right).then(|| format!("{instance:?} must be a host and a port, such as nat-destination:9600 or 10.0.0.7:9600"))
+    let is_host = |host: &str| !host.is_empty() && !host.contains('/');
+    let right = instance.rsplit_once(':').is_some_and(|(host, port)| is_host(host) && port.parse::<u16>().is_ok());
+    let bare = instance.split_once("://").map(|(scheme, _)| format!(", without {scheme}://")).unwrap_or_default();
+    (!right)
+        .then(|| format!("{instance:?} must be a host and a port{bare}, such as nat-destination:9600 or 10.0.0.7:9600"))
 }
 
 /// The table's kinds were checked on the way in; these only take the value out again. A name or kind that the table

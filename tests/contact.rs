@@ -113,6 +113,27 @@ fn groups(world: &World) -> (BTreeMap<String, Vec<String>>, Vec<String>) {
 }
 
 #[test]
+fn all_of_a_contacts_events_in_a_batch_that_is_a_dead_letter_are_told() {
+    let world = World::new();
+    // In an envelope that no setting tells of.
+    let batch = [visit(ADA, 20), visit(BOB, 21), visit(ADA, 22), audience(ADA, true)].join(",");
+    world.event(0, &format!(r#"{{"payload":{{"batch":[{batch}]}}}}"#));
+    world.run_until_caught_up(&[]);
+    let mended = ["--set", "source.envelope=payload", "--contact", ADA];
+    let told = |more: &[&str]| {
+        let output = tool(&world, "explain", &[&["--json"], &mended[..], more].concat());
+        let known: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        let word = |letter: &Value, name: &str| letter[name].as_str().unwrap_or("-").to_owned();
+        let of = |letter: &Value| format!("{} {}", word(letter, "day"), word(letter, "engage_key"));
+        list(&known["dead_letters"]).iter().map(of).collect::<Vec<_>>()
+    };
+    assert_eq!(told(&[]), ["2026-11-20 -", "2026-11-22 -", "2026-11-20 vip"]);
+    assert_eq!(told(&["--day", "2026-11-22"]), ["2026-11-22 -"]);
+    let text = words(&world, "forget", &[&mended[..], &["--dry-run"]].concat());
+    assert!(text.contains("dead letters: 1;"), "it counts records: {text}");
+}
+
+#[test]
 fn explain_tells_what_waits_and_what_is_a_dead_letter_and_changes_nothing() {
     let world = World::with(3, Behaviour { reject_emails: vec![ADA.into()], ..Behaviour::default() });
     world.event(0, &visit(ADA, 20));

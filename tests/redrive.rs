@@ -275,6 +275,28 @@ fn of_copies_the_one_that_was_redriven_most_often_counts() {
 }
 
 #[test]
+fn what_is_wrong_with_a_letter_is_told_before_how_often_it_was_redriven() {
+    let world = World::with(1, Behaviour::default());
+    world.event(0, r#"{"type":"identify","timestamp":"2026-11-20T08:00:00Z"}"#);
+    world.run_until_caught_up(&[]);
+    let letter = world.dead_letters().remove(0);
+    write_again(&world, &letter, letter.partition, &[("nat.redrive_count", "3")]);
+    assert_eq!(redrive(&world, &[], &[])["passed_over"], json!({"still_invalid": 2}));
+    let (code, said) = told(&dead_letters(&world, &["redrive", "--max-redrives", "0"], &[]));
+    assert!(code == Some(2) && said.contains("--max-redrives"), "{code:?} {said}");
+    // And where the filters mean none, that.
+    for (filter, expected) in [
+        (["--topic", "nope"], "2 dead letters read, none of them meant by these filters"),
+        (["--since", "2099-01-01T00:00:00Z"], "no dead letters since 2099-01-01T00:00:00Z"),
+    ] {
+        let (code, said) = told(&dead_letters(&world, &[&["redrive"], &filter[..]].concat(), &[]));
+        assert!(code == Some(0) && said.contains(expected), "{code:?} {said}");
+    }
+    let said = succeeded(dead_letters(&world, &["stats", "--since", "2099-01-01T00:00:00Z"], &[]));
+    assert_eq!(said, "no dead letters since 2099-01-01T00:00:00Z\n");
+}
+
+#[test]
 fn an_engage_value_rejected_again_is_dead_again_and_not_delivered() {
     let world = World::with(1, Behaviour::default());
     world.event(0, &engage(true));

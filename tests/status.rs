@@ -214,7 +214,7 @@ fn two_instances_are_told_with_their_partitions() {
     assert_eq!(told["instances"].as_array().map(Vec::len), Some(2));
     // With one of the two out of sight, nobody is known to have its partitions.
     let (healthy, told) = report(&world, &places[..1]);
-    assert!(!healthy && problems(&told).contains("no instance that answers has partition "), "{told}");
+    assert!(!healthy && problems(&told).contains("no instance that answers has partitions "), "{told}");
     // And another deployment's instance is none of this one.
     let other = World::new();
     let (healthy, told) = report(&other, &places[..1]);
@@ -287,6 +287,8 @@ fn a_broken_key_file_keeps_the_old_key() {
     assert_eq!((world.accepted().len(), world.stand_in.requests()), (10, 10));
     std::fs::write(world.key_file(), super::support::world::KEY).expect("written");
     world.wait("and that it is mended", || report(&world, &[instance.admin()]).0);
+    let log = instance.log();
+    assert!(log.contains("the API key can be read again; it is the one that was used meanwhile"), "{log}");
 }
 
 /// `set` for one instance, and what it says.

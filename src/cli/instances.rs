@@ -157,5 +157,10 @@ mod tests {
         assert!(named("nat-destination").expect_err("no port").contains("such as nat-destination:9600"));
         assert!(named("nat-destination:http").is_err() && named(":9600").is_err());
         assert_eq!(named("[::1]:9600").as_deref(), Ok("[::1]:9600"));
+        for url in ["http://127.0.0.1:9600", "http://127.0.0.1:9600/status", "http://127.0.0.1"] {
+            let told = named(url).expect_err("a URL");
+            assert!(told.contains("must be a host and a port, without http://, such as"), "{told}");
+        }
+        assert!(named("status/127.0.0.1:9600").is_err());
     }
 }

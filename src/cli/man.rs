@@ -124,3 +124,23 @@ fn as_it_is(roff: &mut Roff, heading: &str, lines: &str) {
     }
     roff.control("fi", []);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn each(command: &Command, look: &mut impl FnMut(&Command)) {
+        look(command);
+        command.get_subcommands().for_each(|below| each(below, look));
+    }
+
+    #[test]
+    fn a_note_behind_the_options_has_no_line_breaks_of_its_own_since_clap_wraps_it() {
+        each(&Cli::command(), &mut |command| {
+            let text = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            for note in text.split("\n\n").filter(|paragraph| !paragraph.contains(":\n")) {
+                assert!(!note.contains('\n'), "{}: {note}", command.get_name());
+            }
+        });
+    }
+}

@@ -15,9 +15,9 @@ use crate::config::Config;
     nat-destination set log.level=debug --config nat-destination.toml\n  \
     nat-destination set log.level=info,nat_destination::deliver=debug deliver.rate_limit=50 --instance localhost:9600\n  \
     nat-destination set deliver.rate_limit=0 --config nat-destination.toml    (no limit)\n\n\
-    It has to be run on the instance's own machine. The configuration file is not changed: put there what is to stay.\n\
+    It has to be run on the instance's own machine. The configuration file is not changed: put there what is to stay. \
     Every other setting needs a restart, but for the API key: its file is read again when it changes.\n\n\
-    Exit codes: 0 changed, 1 a problem, told on stderr: an instance that it names is not changed,\n\
+    Exit codes: 0 changed, 1 a problem, told on stderr: an instance that it names is not changed, \
     the others are; 2 wrong usage, 130 stopped before all were asked.")]
 pub struct SetArgs {
     /// What is to hold: log.level, deliver.rate_limit

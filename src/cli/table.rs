@@ -20,9 +20,15 @@ pub fn table(head: &[&str], right: &[usize], rows: &[Vec<String>]) -> String {
     rows.iter().fold(head, |text, row| text + &line(&mut row.iter().map(String::as_str)))
 }
 
-/// Nothing in it can move the cursor or change the terminal: reasons, topics and keys are other people's words.
+/// Nothing in it can move the cursor, change the terminal, or turn the line round so that it reads as another: reasons, topics
+/// and keys are other people's words.
 pub fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+    text.chars().map(|c| if c.is_control() || turns_the_line(c) { '\u{fffd}' } else { c }).collect()
+}
+
+/// Unicode's bidirectional controls.
+fn turns_the_line(c: char) -> bool {
+    matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// 1234567 → 1,234,567.
@@ -60,5 +66,9 @@ mod tests {
         let rows = [vec!["\u{1b}[2Jre\rjected\u{9b}".into(), "1\n".into()]];
         let text = table(&["reason", "n"], &[1], &rows);
         assert_eq!(text, "reason           n\n\u{fffd}[2Jre\u{fffd}jected\u{fffd}  1\u{fffd}\n");
+        for turned in ["\u{200e}", "\u{200f}", "\u{202a}", "\u{202e}", "\u{2066}", "\u{2069}"] {
+            assert_eq!(printable(&format!("a{turned}b")), "a\u{fffd}b", "{turned:?}");
+        }
+        assert_eq!(printable("عربي"), "عربي", "words that go from right to left are words");
     }
 }

@@ -15,7 +15,7 @@ pub fn masked(bytes: &[u8]) -> Value {
             if shown { value } else { mask(value) }
         }),
         Ok(other) => mask(other),
-        Err(_) => format!("({} bytes that cannot be read as JSON)", bytes.len()).into(),
+        Err(_) => format!("({} that cannot be read as JSON)", counted(bytes.len(), "byte")).into(),
     }
 }
 
@@ -25,8 +25,18 @@ pub fn name(name: &str) -> String {
     let has_letter = name.contains(|c: char| c.is_ascii_alphabetic());
     match has_letter && name.len() <= 60 && name.chars().all(is_plain) {
         true => name.to_owned(),
-        false => format!("(name of {} characters)", name.chars().count()),
+        false => format!("(name of {})", counted(name.chars().count(), "character")),
     }
+}
+
+/// What stands for bytes that are not shown.
+pub fn length(bytes: &[u8]) -> String {
+    format!("({})", counted(bytes.len(), "byte"))
+}
+
+/// 1 byte; 2345 bytes.
+pub fn counted(count: usize, one: &str) -> String {
+    format!("{count} {one}{}", if count == 1 { "" } else { "s" })
 }
 
 /// Whether a member of the event itself holds what Segment puts there, which tells nothing of a person.
@@ -52,7 +62,7 @@ fn mask(value: Value) -> Value {
     match value {
         Value::Null | Value::Bool(_) => value,
         Value::Number(_) => "(number)".into(),
-        Value::String(text) => format!("(text of {} characters)", text.chars().count()).into(),
+        Value::String(text) => format!("(text of {})", counted(text.chars().count(), "character")).into(),
         Value::Array(items) => items.into_iter().map(mask).collect(),
         Value::Object(members) => object(members, |_, value| mask(value)),
     }
@@ -91,6 +101,9 @@ mod tests {
         }
         assert_eq!(masked(b"ada@example.com"), "(15 bytes that cannot be read as JSON)");
         assert_eq!(masked(b"\"ada\""), "(text of 3 characters)");
+        assert_eq!((masked(b"\"a\""), name("@")), ("(text of 1 character)".into(), "(name of 1 character)".into()));
+        assert_eq!(masked(b"a"), "(1 byte that cannot be read as JSON)");
+        assert_eq!((length(b""), length(b"a")), ("(0 bytes)".into(), "(1 byte)".into()));
     }
 
     #[test]

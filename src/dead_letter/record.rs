@@ -1,5 +1,5 @@
 //! What a record of the dead-letter topic tells: a letter of ours, the note that one has been redriven, or something that
-//! another tool wrote. Our headers stand behind the original ones and are taken off from the end, so that an original header
+//! another tool wrote or changed. Our headers stand behind the original ones and are taken off from the end, so that an original header
 //! of the same name stays. What a newer version writes is read as far as it is known. Pure.
 
 use std::borrow::Cow;
@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use rdkafka::message::Message;
 
 use super::{Note, Origin, Reason, header, origin};
+use crate::address::without_addresses;
 use crate::dedup::{Contact, DedupKey};
 use crate::kafka::{Headers, headers_of};
 use crate::poison::contained;
@@ -24,7 +25,7 @@ const OURS: &str = "nat.";
 pub enum Kind {
     Letter(Box<Letter>),
     Note(Note),
-    /// Another tool's: it has none of our headers.
+    /// Another tool wrote or changed it: our headers are missing, not whole, or others stand behind them.
     Foreign(Headers),
 }
 
@@ -75,7 +76,8 @@ impl Kind {
         let mut original = headers;
         let told = Told(original.split_off(begin));
         match told.text(header::REASON) {
-            Some(reason) => Kind::Letter(Box::new(Letter::of(reason, &told, original))),
+            // It is shown, and another tool may have written anything there.
+            Some(reason) => Kind::Letter(Box::new(Letter::of(without_addresses(&reason), &told, original))),
             None => {
                 original.extend(told.0);
                 Kind::Foreign(original)
@@ -301,6 +303,15 @@ mod tests {
         assert_eq!((letter.reason.as_str(), Reason::of(&letter.reason)), ("suppressed", None));
         assert_eq!(letter.newer, ["nat.shard"]);
         assert_eq!(letter.origin.map(|origin| (origin.partition, origin.offset)), Some((2, 7)));
+    }
+
+    #[test]
+    fn no_address_is_taken_for_a_reason() {
+        let mut headers = verdict_headers(&Vec::new(), None);
+        for (_, value) in headers.iter_mut().filter(|(name, _)| name == "nat.reason") {
+            *value = Some(b"no ada@example.com".to_vec());
+        }
+        assert_eq!(letter(headers).reason, "no (redacted)");
     }
 
     #[test]

@@ -51,10 +51,14 @@ impl Filter {
             && self.contact.is_none_or(concerns)
     }
 
-    /// Whether a record that another tool wrote is meant: nothing but its time is known.
-    pub fn takes_foreign(&self, at: i64) -> bool {
-        let unknown = self.statuses.is_empty() && self.contact.is_none() && self.topic.is_none();
-        unknown && self.takes_time(at) && (self.reasons.is_empty() || self.reasons.iter().any(|word| word == FOREIGN))
+    /// Whether a record that another tool wrote is meant: nothing but its time is known, and whose event its value is, where it
+    /// can be read as one.
+    pub fn takes_foreign(&self, at: i64, concerns: impl FnOnce(Contact) -> bool) -> bool {
+        let unknown = self.statuses.is_empty() && self.topic.is_none();
+        unknown
+            && self.takes_time(at)
+            && (self.reasons.is_empty() || self.reasons.iter().any(|word| word == FOREIGN))
+            && self.contact.is_none_or(concerns)
     }
 
     fn takes_time(&self, at: i64) -> bool {
@@ -95,7 +99,7 @@ mod tests {
             contact: Some(ada),
             topic: Some("a".into()),
         };
-        assert!(none.takes(&letter, 50, |_| false) && none.takes_foreign(50));
+        assert!(none.takes(&letter, 50, |_| false) && none.takes_foreign(50, |_| false));
         assert!(right.takes(&letter, 50, |contact| contact == ada));
         for wrong in [
             Filter { reasons: vec!["empty".into()], ..right.clone() },
@@ -107,9 +111,11 @@ mod tests {
         ] {
             assert!(!wrong.takes(&letter, 50, |contact| contact == ada), "{wrong:?}");
         }
-        assert!(!right.takes_foreign(50));
-        assert!(!Filter { reasons, ..Filter::default() }.takes_foreign(50));
-        assert!(Filter { reasons: vec![FOREIGN.into()], ..Filter::default() }.takes_foreign(50));
+        assert!(!right.takes_foreign(50, |_| true));
+        assert!(!Filter { reasons, ..Filter::default() }.takes_foreign(50, |_| true));
+        assert!(Filter { reasons: vec![FOREIGN.into()], ..Filter::default() }.takes_foreign(50, |_| false));
+        let adas = Filter { contact: Some(ada), ..Filter::default() };
+        assert!(adas.takes_foreign(50, |contact| contact == ada) && !adas.takes_foreign(50, |_| false));
     }
 
     #[test]

@@ -50,14 +50,14 @@ impl Key {
         let mut last_problem = self.problem.lock().unwrap_or_else(PoisonError::into_inner);
         match headers(&self.settings) {
             Ok(new) => {
-                *last_problem = None;
+                let was_wrong = last_problem.take().is_some();
                 let changed = self.headers.send_if_modified(|held| {
                     let changed = *held != new;
                     *held = new;
                     changed
                 });
-                if changed {
-                    tracing::info!("the API key has changed: every request from now on is sent with the new one");
+                if let Some(told) = told(changed, was_wrong) {
+                    tracing::info!("{told}");
                 }
             }
             Err(error) => {
@@ -68,6 +68,16 @@ impl Key {
                 }
             }
         }
+    }
+}
+
+/// What is logged of a key that could be read. After one that could not it is said that all is well again, also where it is the
+/// same one: the warning would be the last word.
+fn told(changed: bool, was_wrong: bool) -> Option<&'static str> {
+    match (changed, was_wrong) {
+        (true, _) => Some("the API key has changed: every request from now on is sent with the new one"),
+        (false, true) => Some("the API key can be read again; it is the one that was used meanwhile"),
+        (false, false) => None,
     }
 }
 
@@ -205,5 +215,14 @@ mod tests {
         std::fs::remove_file(&path).expect("removed");
         key.read_again();
         assert_eq!(sent(), "Bearer x");
+    }
+
+    #[test]
+    fn a_file_that_is_right_again_is_told_with_the_same_key_too() {
+        assert_eq!(told(false, false), None);
+        assert!(told(false, true).is_some_and(|told| told.contains("can be read again")));
+        for was_wrong in [false, true] {
+            assert!(told(true, was_wrong).is_some_and(|told| told.contains("has changed")));
+        }
     }
 }

@@ -7,7 +7,7 @@ use jiff::civil::Date;
 use jiff::{SignedDuration, Timestamp};
 use rdkafka::message::{Message, OwnedMessage};
 
-use super::letter::{Event, Letter, event_of};
+use super::letter::{Event, Letter, events_of};
 use crate::cli::dead_letters::scan::{Found, Redriven};
 use crate::cli::progress::Progress;
 use crate::cli::records::whole;
@@ -131,7 +131,10 @@ impl Known {
     pub fn of_day(mut self, day: Date) -> Known {
         self.day = Some(day);
         self.deliveries.retain(|delivery| !matches!(delivery.what, What::Visit(other) if other != day));
-        self.letters.retain(|letter| letter.event.day == Some(day));
+        for letter in &mut self.letters {
+            letter.events.retain(|event| event.day == Some(day));
+        }
+        self.letters.retain(|letter| !letter.events.is_empty());
         self
     }
 
@@ -197,7 +200,8 @@ impl Reading<'_> {
             }
         })?;
         let (letters, redriven) = self.letters(ranges.letters)?;
-        let events = queued.values().map(|queued| &queued.event).chain(letters.iter().map(|letter| &letter.event));
+        let events =
+            queued.values().map(|queued| &queued.event).chain(letters.iter().flat_map(|letter| &letter.events));
         let mut engage: Vec<(String, String)> = events.filter_map(|event| event.engage.clone()).collect();
         let whats_of = |engage: &[(String, String)]| {
             whats(rules, email, engage.iter().map(|(key, _)| key.clone()).chain(named.clone()), Timestamp::now())
@@ -325,8 +329,9 @@ impl Queued {
     fn of(message: &OwnedMessage, rules: &Rules, email: &str) -> Queued {
         let at = message.timestamp().to_millis().unwrap_or_default();
         let headers = message.headers().map(kafka::headers_of).unwrap_or_default();
-        let read = || message.payload().and_then(|value| event_of(value, rules, at, email));
-        let event = contained(read).ok().flatten().unwrap_or_default();
+        let read = || message.payload().map(|value| events_of(value, rules, at, email));
+        // It is one event: ingest has taken batches apart.
+        let event = contained(read).ok().flatten().and_then(|events| events.into_iter().next()).unwrap_or_default();
         Queued { at, origin: Origin::of(&headers), event, state: State::Settled, tried: None }
     }
 }

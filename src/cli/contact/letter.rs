@@ -12,7 +12,8 @@ use crate::segment::{self, Outcome, Reading, Rules};
 #[derive(Debug)]
 pub struct Letter {
     pub row: Row,
-    pub event: Event,
+    /// At least one; several where it is a batch.
+    pub events: Vec<Event>,
 }
 
 /// What of an event tells which entry is its.
@@ -28,21 +29,23 @@ impl Letter {
     /// `None`: it is another contact's, or nobody's.
     pub fn of(found: &Found, config: &Config, email: &str) -> Option<Letter> {
         let value = found.value()?;
-        let event = contained(|| event_of(value, &config.rules, found.at(), email)).ok().flatten()?;
-        Some(Letter { row: Row::of(config, found), event })
+        let events = contained(|| events_of(value, &config.rules, found.at(), email)).unwrap_or_default();
+        (!events.is_empty()).then(|| Letter { row: Row::of(config, found), events })
     }
 }
 
-/// The first of a record's events that is this contact's. What deliver wrote is a bare event; what ingest wrote is the source
+/// Those of a record's events that are this contact's. What deliver wrote is a bare event; what ingest wrote is the source
 /// record, in its framing, its envelope or its batch.
-pub fn event_of(value: &[u8], rules: &Rules, at: i64, email: &str) -> Option<Event> {
+pub fn events_of(value: &[u8], rules: &Rules, at: i64, email: &str) -> Vec<Event> {
     let now = Timestamp::from_millisecond(at).unwrap_or(Timestamp::UNIX_EPOCH);
     if let Some(event) = if_of(segment::classify(rules, value, now), email) {
-        return Some(event);
+        return vec![event];
     }
     match segment::read(rules, Some(value), now) {
-        Reading::One { outcome, .. } => if_of(outcome, email),
-        Reading::Batch(items) => items.iter().find_map(|item| if_of(segment::classify(rules, item, now), email)),
+        Reading::One { outcome, .. } => if_of(outcome, email).into_iter().collect(),
+        Reading::Batch(items) => {
+            items.iter().filter_map(|item| if_of(segment::classify(rules, item, now), email)).collect()
+        }
     }
 }
 
@@ -70,20 +73,31 @@ mod tests {
         let wrapped = format!(r#"{{"httpPayload":{event}}}"#);
         let batch = format!(r#"{{"httpPayload":{{"batch":[{{"type":"track"}},{event}]}}}}"#);
         for value in [event, &wrapped, &batch] {
-            let found = event_of(value.as_bytes(), &rules, AT, "ada@example.com");
-            assert_eq!(
-                found.and_then(|event| event.day).map(|day| day.to_string()),
-                Some("2025-11-20".into()),
-                "{value}"
-            );
-            assert_eq!(event_of(value.as_bytes(), &rules, AT, "bob@example.com"), None);
+            assert_eq!(days(&events_of(value.as_bytes(), &rules, AT, "ada@example.com")), ["2025-11-20"], "{value}");
+            assert_eq!(events_of(value.as_bytes(), &rules, AT, "bob@example.com"), []);
         }
+    }
+
+    fn days(events: &[Event]) -> Vec<String> {
+        events.iter().filter_map(|event| event.day).map(|day| day.to_string()).collect()
+    }
+
+    #[test]
+    fn all_of_a_contacts_events_in_a_batch_are_found() {
+        let event = |day: &str, email: &str| format!(r#"{{"type":"identify","timestamp":"{day}","email":"{email}"}}"#);
+        let [first, bobs] = [event("2025-11-20", "ada@example.com"), event("2025-11-21", "bob@example.com")];
+        let engage = r#"{"type":"identify","timestamp":"2025-11-22","email":"ada@example.com","traits":{"vip":true},
+            "context":{"personas":{"computation_class":"audience","computation_key":"vip"}}}"#;
+        let batch = format!(r#"{{"batch":[{first},{bobs},{{"type":"track"}},{engage}]}}"#);
+        let events = events_of(batch.as_bytes(), &Rules::default(), AT, "ada@example.com");
+        assert_eq!(days(&events), ["2025-11-20", "2025-11-22"]);
+        assert_eq!(events[1].engage, Some(("vip".to_owned(), "true".to_owned())));
     }
 
     #[test]
     fn one_without_a_usable_time_is_its_contacts_all_the_same() {
         let event = br#"{"type":"identify","email":"ada@example.com"}"#;
-        assert_eq!(event_of(event, &Rules::default(), AT, "ada@example.com"), Some(Event::default()));
-        assert_eq!(event_of(b"\xff", &Rules::default(), AT, "ada@example.com"), None);
+        assert_eq!(events_of(event, &Rules::default(), AT, "ada@example.com"), [Event::default()]);
+        assert_eq!(events_of(b"\xff", &Rules::default(), AT, "ada@example.com"), []);
     }
 }

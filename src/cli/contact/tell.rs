@@ -33,7 +33,7 @@ pub fn words(config: &Config, known: &Known) -> String {
     let head = ["queue offset", "since", "day", "Engage", "attempts", "last attempt", "source", ""];
     text += &section("waiting", &head, &[0, 4], known.in_state(ON_ITS_WAY).map(waiting).collect());
     let head = [&Row::HEAD[..Row::HEAD.len() - 1], &["day", "Engage"]].concat();
-    let letters = known.letters.iter().map(|one| letter(known, one)).collect();
+    let letters = known.letters.iter().flat_map(|one| letter(known, one)).collect();
     text += &section("dead letters", &head, &Row::RIGHT, letters);
     text + &remarks(known)
 }
@@ -143,12 +143,12 @@ fn waiting((offset, queued): (i64, &Queued)) -> Vec<String> {
     ]
 }
 
-/// As `dead-letters list` has it, without the contact, which is the same, but with what the event tells.
-fn letter(known: &Known, letter: &Letter) -> Vec<String> {
+/// As `dead-letters list` has it, without the contact, which is the same, but with what the event tells: a line for each of
+/// the contact's events in it.
+fn letter(known: &Known, letter: &Letter) -> impl Iterator<Item = Vec<String>> {
     let mut cells = letter.row.cells(&known.redriven);
     cells.pop();
-    cells.extend([day(&letter.event), engage_of(&letter.event)]);
-    cells
+    letter.events.iter().map(move |event| [&cells[..], &[day(event), engage_of(event)]].concat())
 }
 
 fn day(event: &Event) -> String {
@@ -174,7 +174,7 @@ pub fn json(known: &Known) -> Value {
         "suppressed": known.suppressed,
         "delivered": known.deliveries.iter().map(|delivery| delivery_json(known, delivery)).collect::<Vec<_>>(),
         "waiting": events(ON_ITS_WAY),
-        "dead_letters": known.letters.iter().map(|letter| letter_json(known, letter)).collect::<Vec<_>>(),
+        "dead_letters": known.letters.iter().flat_map(|letter| letter_json(known, letter)).collect::<Vec<_>>(),
         "settled_otherwise": known.in_state(&[State::Settled]).count(),
         "engage_entries_of_nobody_known": known.unattributed,
         "unreadable": known.unreadable,
@@ -212,14 +212,18 @@ fn queued_json(offset: i64, queued: &Queued) -> Value {
     })
 }
 
-fn letter_json(known: &Known, letter: &Letter) -> Value {
-    let mut json = letter.row.json(&known.redriven);
-    for (name, value) in [
-        ("day", json!(letter.event.day.map(|day| day.to_string()))),
-        ("engage_key", json!(letter.event.engage.as_ref().map(|(key, _)| key))),
-        ("engage_value", json!(letter.event.engage.as_ref().map(|(_, value)| value))),
-    ] {
-        json.insert(name.to_owned(), value);
-    }
-    Value::Object(json)
+/// One object for each of the contact's events in it, as in words.
+fn letter_json(known: &Known, letter: &Letter) -> impl Iterator<Item = Value> {
+    let row = letter.row.json(&known.redriven);
+    letter.events.iter().map(move |event| {
+        let mut json = row.clone();
+        for (name, value) in [
+            ("day", json!(event.day.map(|day| day.to_string()))),
+            ("engage_key", json!(event.engage.as_ref().map(|(key, _)| key))),
+            ("engage_value", json!(event.engage.as_ref().map(|(_, value)| value))),
+        ] {
+            json.insert(name.to_owned(), value);
+        }
+        Value::Object(json)
+    })
 }

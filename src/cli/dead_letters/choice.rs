@@ -61,7 +61,7 @@ impl PassedOver {
             PassedOver::TooLarge => "larger than the queue topic takes (max.message.bytes)",
             PassedOver::Copy => "of an event that another of these letters is of, and that is sent once",
             PassedOver::Gone => "Kafka deleted them before it came to them",
-            PassedOver::Foreign => "another tool wrote them",
+            PassedOver::Foreign => "another tool wrote or changed them",
         }
     }
 }
@@ -125,6 +125,13 @@ pub struct Chosen {
     pub told: ToldSince,
 }
 
+impl Chosen {
+    /// Neither taken nor passed over: the filter takes none.
+    pub fn is_nothing(&self) -> bool {
+        self.letters.is_empty() && self.passed_over.is_empty()
+    }
+}
+
 impl<'a> Choice<'a> {
     pub fn new(config: &'a Config, list: &'a SuppressList, max_redrives: u32, now: Timestamp) -> Choice<'a> {
         Choice {
@@ -161,11 +168,12 @@ impl<'a> Choice<'a> {
         if letter.truncated.is_some() {
             return Err(PassedOver::Truncated);
         }
+        let (events, invalid) = sendable(self.config, self.list, found, letter, Timestamp::now())?;
+        // Last: what is wrong with the letter itself says more.
         if letter.redrives >= self.max_redrives {
             self.too_often.push((found.place(), event(self.config, found, letter)));
             return Err(PassedOver::RedrivenTooOften);
         }
-        let (events, invalid) = sendable(self.config, self.list, found, letter, Timestamp::now())?;
         Ok((letter, events, invalid))
     }
 

@@ -12,6 +12,7 @@ use super::scan::{self, Redriven};
 use super::{FilterArgs, prepare};
 use crate::cli::table::{number, table};
 use crate::cli::{CommandError, SettingsArgs, Stopped};
+use crate::dead_letter::Filter;
 
 /// On a terminal, without --limit.
 const A_SCREENFUL: usize = 50;
@@ -62,15 +63,16 @@ pub async fn run(args: ListArgs) -> Result<ExitCode, CommandError> {
     let limit = args.limit.unwrap_or(if as_json { usize::MAX } else { A_SCREENFUL });
     let stopped = Stopped::listen();
     let ranges = stopped.asking(scan::ranges(&config, &filter)).await?;
+    let meant = filter.clone();
     let read = stopped.working(move |stopped| {
         let mut rows = Rows { rows: Vec::new(), oldest_first: args.oldest_first, limit, count: 0, read: 0 };
         let mut redriven = Redriven::default();
         if args.open {
             // The notes stand behind the letters, and there is no knowing how far.
-            let Some(notes) = scan::notes(&config, &filter, ranges.clone(), stopped)? else { return Ok(None) };
+            let Some(notes) = scan::notes(&config, &meant, ranges.clone(), stopped)? else { return Ok(None) };
             redriven = notes;
         }
-        let read = scan::select(&config, &filter, ranges, "reading", stopped, |found| {
+        let read = scan::select(&config, &meant, ranges, "reading", stopped, |found| {
             let is_listed = !args.open || redriven.at(found.place()).is_none();
             if !redriven.note(&found) && is_listed {
                 rows.add(Row::of(&config, &found));
@@ -82,7 +84,7 @@ pub async fn run(args: ListArgs) -> Result<ExitCode, CommandError> {
         Ok(read.map(|_| (rows, redriven)))
     });
     let (rows, redriven) = read.await?.ok_or(CommandError::Stopped)?;
-    print!("{}", if as_json { rows.json(&redriven) } else { rows.words(&redriven) });
+    print!("{}", if as_json { rows.json(&redriven) } else { rows.words(&redriven, &filter) });
     if (rows.rows.len() as u64) < rows.count {
         eprintln!("{} of {}; --limit shows more", number(rows.rows.len() as u64), number(rows.count));
     }
@@ -111,9 +113,9 @@ impl Rows {
         self.rows.iter().map(|row| format!("{}\n", Value::Object(row.json(redriven)))).collect()
     }
 
-    fn words(&self, redriven: &Redriven) -> String {
+    fn words(&self, redriven: &Redriven, filter: &Filter) -> String {
         if self.count == 0 {
-            return scan::none_of(self.read);
+            return scan::none_of(self.read, filter);
         }
         let rows: Vec<_> = self.rows.iter().map(|row| row.cells(redriven)).collect();
         table(&Row::HEAD, &Row::RIGHT, &rows)

@@ -27,11 +27,15 @@ impl TypedValueParser for ReasonParser {
     }
 }
 
+/// Whether `--reason` takes it.
+pub fn is_word(word: &str) -> bool {
+    word.starts_with(|first: char| first.is_ascii_lowercase())
+        && word.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')
+}
+
 fn reason(word: &str) -> Result<String, String> {
-    let is_one = word.starts_with(|first: char| first.is_ascii_lowercase())
-        && word.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_');
     let problem = || format!("reasons have small letters, digits and _ only{}", meant(&word.to_lowercase()));
-    is_one.then(|| word.to_owned()).ok_or_else(problem)
+    is_word(word).then(|| word.to_owned()).ok_or_else(problem)
 }
 
 fn words() -> Vec<&'static str> {

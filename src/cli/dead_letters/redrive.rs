@@ -36,14 +36,14 @@ use crate::suppress::SuppressList;
 #[command(after_help = "Examples:\n  \
     nat-destination dead-letters redrive --config nat-destination.toml --reason rejected --since 2d --dry-run\n  \
     nat-destination dead-letters redrive --config nat-destination.toml --reason rejected --since 2d --rate 50 --wait\n\n\
-    Takes what is there at its start. It can be stopped (Ctrl-C) and run again: what was taken is noted in the dead-letter\n\
-    topic, and passed over. Two at a time do no harm: what both take is delivered once, since the contact's day is used up;\n\
-    and where it is rejected again, twice, the next redrive takes one of the two letters and notes both.\n\
-    Passed over as well: what is still invalid or filtered by today's settings, what another tool wrote, what does not stand\n\
-    in the topic whole, what was redriven --max-redrives times already, and Engage's events older than the value that\n\
+    Takes what is there at its start. It can be stopped (Ctrl-C) and run again: what was taken is noted in the dead-letter \
+    topic, and passed over. Two at a time do no harm: what both take is delivered once, since the contact's day is used up; \
+    and where it is rejected again, twice, the next redrive takes one of the two letters and notes both.\n\n\
+    Passed over as well: what is still invalid or filtered by today's settings, what another tool wrote or changed, what does not stand \
+    in the topic whole, what was redriven --max-redrives times already, and Engage's events older than the value that \
     Nat.app has or that waits for it.\n\n\
-    Of a dead letter older than dedup.retention the contact's day may have been delivered by another event since, and been\n\
-    forgotten: it is told how many that are, and nothing is sent without --allow-redelivery. What becomes so old while it\n\
+    Of a dead letter older than dedup.retention the contact's day may have been delivered by another event since, and been \
+    forgotten: it is told how many that are, and nothing is sent without --allow-redelivery. What becomes so old while it \
     runs is passed over.\n\n\
     Exit codes: 0 done, 1 a problem, 2 wrong usage, 130 stopped before it was done.")]
 pub struct RedriveArgs {
@@ -61,7 +61,7 @@ pub struct RedriveArgs {
     #[arg(long)]
     allow_redelivery: bool,
     /// Pass over what was redriven so often already
-    #[arg(long, value_name = "TIMES", default_value_t = MAX_REDRIVES)]
+    #[arg(long, value_name = "TIMES", default_value_t = MAX_REDRIVES, value_parser = clap::value_parser!(u32).range(1..))]
     max_redrives: u32,
     /// Wait until Nat.app has answered, and say what came of them; needs a running service
     #[arg(long, conflicts_with = "dry_run")]
@@ -89,6 +89,7 @@ pub async fn run(args: RedriveArgs) -> Result<ExitCode, CommandError> {
     if report.stopped {
         eprintln!("{}", report.how_to_go_on());
     }
+    report.none_meant.iter().for_each(|told| eprint!("{told}"));
     let code = if report.stopped { ExitCode::from(STOPPED) } else { ExitCode::SUCCESS };
     let text = if as_json { format!("{}\n", report.json(dry_run)) } else { report.words(dry_run) };
     let code = write_result(&text, code);
@@ -113,20 +114,19 @@ fn redrive(
 ) -> Result<Option<Report>, CommandError> {
     let list = suppress_list(config)?.unwrap_or_default();
     let mut choice = Choice::new(config, &list, options.max_redrives, Timestamp::now());
-    let all = scan::select(config, filter, ranges.clone(), "reading", stopped, |found| {
+    let read = scan::select(config, filter, ranges.clone(), "reading", stopped, |found| {
         choice.decide(&found);
         Ok(ControlFlow::Continue(()))
     })?;
-    if all.is_none() {
-        return Ok(None);
-    }
+    let Some(read) = read else { return Ok(None) };
     let horizon = choice.horizon();
     let chosen = choice.settle(stopped)?;
     if stopped.is_so() {
         return Ok(None);
     }
     if options.dry_run || chosen.letters.is_empty() {
-        return Ok(Some(Report::of(chosen)));
+        let none_meant = chosen.is_nothing().then(|| scan::none_of(read, filter));
+        return Ok(Some(Report { none_meant, ..Report::of(chosen) }));
     }
     ask_for_leave(config, &chosen, horizon, options.allow_redelivery)?;
     // What was counted in advance is counted anew: the rules look at the clock.
@@ -344,6 +344,8 @@ fn owned(headers: &Headers) -> OwnedHeaders {
 #[derive(Default)]
 struct Report {
     chosen: Chosen,
+    /// What is said where the filter takes none.
+    none_meant: Option<String>,
     /// How many letters are to be redriven, or were.
     wanted: u64,
     /// Letters by their reason's number.

@@ -71,13 +71,13 @@ impl Found {
 
     /// Whether the filter takes it; never a note.
     fn is_meant(&self, config: &Config, filter: &Filter) -> bool {
+        let concerns = |wanted, is_event| concerns(wanted, &config.rules, self.value(), is_event, Timestamp::now());
         match &self.kind {
-            Kind::Letter(letter) => {
-                let concerns =
-                    |wanted| concerns(wanted, &config.rules, self.value(), letter.is_event, Timestamp::now());
-                filter.takes(letter, self.at(), concerns)
+            Kind::Letter(letter) => filter.takes(letter, self.at(), |wanted| concerns(wanted, letter.is_event)),
+            // It may be either.
+            Kind::Foreign(_) => {
+                filter.takes_foreign(self.at(), |wanted| concerns(wanted, true) || concerns(wanted, false))
             }
-            Kind::Foreign(_) => filter.takes_foreign(self.at()),
             Kind::Note(_) => false,
         }
     }
@@ -126,11 +126,12 @@ pub fn notes(
     Ok(all.is_some().then_some(redriven))
 }
 
-/// What is said where none is listed of so many that were read.
-pub fn none_of(read: u64) -> String {
+/// What is said where the filter takes none of so many that were read. What is older than `--since` is not read.
+pub fn none_of(read: u64, filter: &Filter) -> String {
+    let since = filter.since.map(|since| format!(" since {since:.0}")).unwrap_or_default();
     match read {
-        0 => "no dead letters\n".to_owned(),
-        read => format!("{} read, none of them meant by these filters\n", counted(read, "dead letter")),
+        0 => format!("no dead letters{since}\n"),
+        read => format!("{}{since} read, none of them meant by these filters\n", counted(read, "dead letter")),
     }
 }
 
@@ -202,4 +203,19 @@ pub fn read(
         progress.at(reader.done());
     }
     Ok(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_there_is_none_it_is_said_since_when() {
+        let since = Filter { since: "2026-11-29T00:00:00Z".parse().ok(), ..Filter::default() };
+        assert_eq!(none_of(0, &Filter::default()), "no dead letters\n");
+        assert_eq!(none_of(0, &since), "no dead letters since 2026-11-29T00:00:00Z\n");
+        assert_eq!(none_of(2, &Filter::default()), "2 dead letters read, none of them meant by these filters\n");
+        let told = "1 dead letter since 2026-11-29T00:00:00Z read, none of them meant by these filters\n";
+        assert_eq!(none_of(1, &since), told);
+    }
 }

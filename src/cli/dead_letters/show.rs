@@ -9,11 +9,12 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
+use super::reason::is_word;
 use super::row::Row;
 use super::scan::{self, Found, Place, Redriven};
 use super::{MAX_REDRIVES, export};
 use crate::address::without_addresses;
-use crate::cli::table::printable;
+use crate::cli::table::{counted, printable};
 use crate::cli::time::{rfc3339, shown};
 use crate::cli::{CommandError, SettingsArgs, Stopped, load};
 use crate::config::Config;
@@ -114,7 +115,8 @@ struct Meaning {
 
 impl Meaning {
     fn of_foreign() -> Meaning {
-        let because = "another tool wrote it: it has none of this program's headers";
+        let because = "another tool wrote or changed it: this program's headers are missing, not whole, or others stand behind \
+                       them";
         let to_do = "ask whoever writes to this topic. It is never redriven";
         Meaning { because, happened: because.to_owned(), to_do, command: None }
     }
@@ -130,7 +132,8 @@ impl Meaning {
             (Some(reason), None) => reason.what_to_do(),
             (None, None) => "look at it with the version of this program that wrote it",
         };
-        let can_be = !redriven && letter.truncated.is_none();
+        // One that another tool wrote may be no word that the command takes.
+        let can_be = !redriven && letter.truncated.is_none() && is_word(&letter.reason);
         // By itself redrive would pass it over.
         let often = match letter.redrives {
             redrives if redrives >= MAX_REDRIVES => format!(" --max-redrives {}", u64::from(redrives) + 1),
@@ -209,7 +212,8 @@ impl Text {
             self.line("came from", &format!("topic {topic}, {at}, written {}", known(origin.timestamp)));
         }
         if let Some(length) = letter.truncated {
-            self.line("cut", &format!("its beginning only; the whole, {length} bytes, stands where it came from"));
+            let length = counted(length, "byte");
+            self.line("cut", &format!("its beginning only; the whole, {length}, stands where it came from"));
         }
         if !letter.newer.is_empty() {
             self.line("newer", &format!("headers that this version does not know: {}", newer(letter).join(", ")));
@@ -225,7 +229,7 @@ impl Text {
         let shown = |bytes: Option<&[u8]>| match bytes {
             None => "(none)".to_owned(),
             Some(bytes) if reveal => String::from_utf8_lossy(bytes).into_owned(),
-            Some(bytes) => format!("({} bytes)", bytes.len()),
+            Some(bytes) => masked::length(bytes),
         };
         self.line("key", &shown(found.key()));
         for (name, value) in headers {
@@ -289,9 +293,8 @@ fn json(config: &Config, found: &Found, redriven: &Redriven, reveal: bool) -> Sh
         export::bytes(&mut all, "key", found.key());
         all.insert("headers".into(), export::headers(headers));
     } else {
-        let length = |bytes: &[u8]| format!("({} bytes)", bytes.len());
-        let header = |(name, value): &(String, Option<Vec<u8>>)| json!({"name": masked::name(name), "value": value.as_deref().map(length)});
-        all.insert("key".into(), json!(found.key().map(length)));
+        let header = |(name, value): &(String, Option<Vec<u8>>)| json!({"name": masked::name(name), "value": value.as_deref().map(masked::length)});
+        all.insert("key".into(), json!(found.key().map(masked::length)));
         all.insert("headers".into(), headers.iter().map(header).collect());
     }
     let event = found.value().filter(|_| reveal).and_then(raw);
@@ -368,6 +371,12 @@ mod tests {
         let command = |redrives| Meaning::of(&letter(redrives), false).command.expect("a command");
         assert!(!command(2).contains("--max-redrives"), "{}", command(2));
         assert!(command(3).contains(" --max-redrives 4 "), "{}", command(3));
+    }
+
+    #[test]
+    fn no_command_is_offered_where_the_reason_is_no_word_that_it_takes() {
+        let letter = Letter { reason: "Bad Reason x".into(), ..letter(0) };
+        assert_eq!(Meaning::of(&letter, false).command, None);
     }
 
     #[test]

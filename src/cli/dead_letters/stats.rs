@@ -14,8 +14,8 @@ use crate::address::without_addresses;
 use crate::cli::table::{counted, number, table};
 use crate::cli::time::{rfc3339, shown};
 use crate::cli::{CommandError, SettingsArgs, Stopped};
-use crate::dead_letter::Kind;
 use crate::dead_letter::select::FOREIGN;
+use crate::dead_letter::{Filter, Kind};
 
 /// Count them by reason, status, source topic and day
 #[derive(Debug, Args)]
@@ -54,9 +54,10 @@ pub async fn run(args: StatsArgs) -> Result<ExitCode, CommandError> {
     };
     let stopped = Stopped::listen();
     let ranges = stopped.asking(scan::ranges(&config, &filter)).await?;
+    let meant = filter.clone();
     let stats = stopped.working(move |stopped| {
         let mut stats = Stats::default();
-        let read = scan::select(&config, &filter, ranges, "reading", stopped, |found| {
+        let read = scan::select(&config, &meant, ranges, "reading", stopped, |found| {
             if !stats.redriven.note(&found) {
                 stats.count(&found);
             }
@@ -66,7 +67,7 @@ pub async fn run(args: StatsArgs) -> Result<ExitCode, CommandError> {
         Ok(read.map(|_| stats))
     });
     let stats = stats.await?.ok_or(CommandError::Stopped)?;
-    print!("{}", if args.json { format!("{}\n", stats.json()) } else { stats.words() });
+    print!("{}", if args.json { format!("{}\n", stats.json()) } else { stats.words(&filter) });
     Ok(ExitCode::SUCCESS)
 }
 
@@ -115,8 +116,8 @@ impl Stats {
         })
     }
 
-    fn words(&self) -> String {
-        let (Some(first), Some(last)) = (self.first, self.last) else { return scan::none_of(self.read) };
+    fn words(&self, filter: &Filter) -> String {
+        let (Some(first), Some(last)) = (self.first, self.last) else { return scan::none_of(self.read, filter) };
         let mut reasons = self.reasons();
         reasons.sort_by_key(|(_, letters, _)| std::cmp::Reverse(*letters));
         let (all, left) = reasons.iter().fold((0, 0), |sum, (_, letters, open)| (sum.0 + letters, sum.1 + open));

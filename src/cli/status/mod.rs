@@ -26,11 +26,11 @@ use window::Window;
     nat-destination status --config nat-destination.toml --watch\n  \
     nat-destination status --config nat-destination.toml --instance 10.0.0.7:9600 --instance 10.0.0.8:9600\n  \
     nat-destination status --config nat-destination.toml --json | jq .problems\n\n\
-    It runs on any machine that reaches Kafka and the instances' admin ports. The instances are those that --instance or the\n\
-    setting status.instances names; a name stands for every address that it has. The lag is read from Kafka as well, so that\n\
+    It runs on any machine that reaches Kafka and the instances' admin ports. The instances are those that --instance or the \
+    setting status.instances names; a name stands for every address that it has. The lag is read from Kafka as well, so that \
     it is told though no instance answers.\n\n\
-    Exit codes: 0 healthy; 1 unhealthy: no instance, or one that does not answer, is stuck, restores or is told by Nat.app to\n\
-    wait, an open circuit, a partition that nobody reads, an event that has waited for half of the queue's retention.ms, a wrong\n\
+    Exit codes: 0 healthy; 1 unhealthy: no instance, or one that does not answer, is stuck, restores or is told by Nat.app to \
+    wait, an open circuit, a partition that nobody reads, an event that has waited for half of the queue's retention.ms, a wrong \
     nat.api_key_file or suppress.file, a resize under way, Kafka out of reach; 2 wrong usage; 130 stopped by Ctrl-C.")]
 pub struct StatusArgs {
     /// An instance's admin server; may be repeated. Without it: status.instances, or admin.listen on this machine

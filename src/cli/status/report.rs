@@ -58,6 +58,8 @@ pub struct Report {
     pub concurrency_limit: u64,
     /// Of all instances together; absent: at least one has none.
     pub rate_limit: Option<u64>,
+    /// Of each instance that has one.
+    pub rate_limits: BTreeMap<String, u64>,
     pub rates: Option<Rates>,
     pub oldest_waiting_seconds: Option<f64>,
     pub dedup_entries: BTreeMap<String, u64>,
@@ -130,8 +132,7 @@ impl Report {
         let queue = taken("the queue", queue, |status| &status.queue);
         problems.extend(problems::of_age(&queue, queue_retention));
         let sum_of = |count: fn(&Status) -> u64| all.iter().map(|status| count(status)).sum::<u64>();
-        let limits: Option<Vec<u64>> =
-            all.iter().map(|status| Some(u64::from(status.rate_limit)).filter(|limit| *limit > 0)).collect();
+        let rate_limits = rate_limits(&instances);
         let outcomes = outcomes(&all);
         let ages = all.iter().filter_map(|status| status.oldest_waiting_seconds);
         let ages = ages.chain(source.iter().chain(&queue).filter_map(|lag| lag.seconds));
@@ -144,7 +145,8 @@ impl Report {
             circuit: all.iter().find_map(|status| status.circuit.clone()),
             in_flight: sum_of(|status| status.in_flight),
             concurrency_limit: sum_of(|status| status.concurrency_limit),
-            rate_limit: limits.filter(|limits| !limits.is_empty()).map(|limits| limits.iter().sum()),
+            rate_limit: (!all.is_empty() && rate_limits.len() == all.len()).then(|| rate_limits.values().sum()),
+            rate_limits,
             rates,
             oldest_waiting_seconds: ages.max_by(f64::total_cmp),
             dedup_entries: dedup_entries(&all),
@@ -155,6 +157,14 @@ impl Report {
             instances,
         }
     }
+}
+
+fn rate_limits(instances: &[Instance]) -> BTreeMap<String, u64> {
+    let limit = |instance: &Instance| {
+        let limit = instance.status.as_ref().map(|status| u64::from(status.rate_limit))?;
+        (limit > 0).then(|| (instance.place.clone(), limit))
+    };
+    instances.iter().filter_map(limit).collect()
 }
 
 /// One of another deployment is none of ours.
@@ -362,6 +372,26 @@ mod tests {
     }
 
     #[test]
+    fn the_rate_limit_of_one_instance_of_several_is_told() {
+        let report = |limits: [u32; 2]| {
+            let of = |name, partitions, rate_limit| Ok(Status { rate_limit, ..status(name, partitions) });
+            Report::of(found(&[of("a", 0..2, limits[0]), of("b", 2..4, limits[1])]))
+        };
+        let told = |limits| {
+            let Report { rate_limit, rate_limits, .. } = report(limits);
+            (rate_limit, rate_limits.into_iter().map(|(place, limit)| format!("{place} {limit}")).collect::<Vec<_>>())
+        };
+        assert_eq!(told([0, 0]), (None, vec![]));
+        assert_eq!(told([0, 6]), (None, vec!["b:1 6".to_owned()]));
+        assert_eq!(told([4, 6]).0, Some(10));
+        let line = |limits| super::super::screen::text(&report(limits), Default::default());
+        assert!(line([0, 0]).contains("requests, no rate limit\n"), "{}", line([0, 0]));
+        let one = line([0, 6]);
+        assert!(one.contains("requests, at most 6 a second at 1 of 2 instances, no rate limit at the rest\n"), "{one}");
+        assert!(line([4, 6]).contains("requests, at most 10 a second\n"), "{}", line([4, 6]));
+    }
+
+    #[test]
     fn what_nobody_says_of_itself_is_told_too() {
         let retention =
             |seconds| Found { queue_retention: Duration::from_secs(seconds), ..found(&[Ok(status("a", 0..4))]) };
@@ -373,7 +403,9 @@ mod tests {
         let away = [1, 3].map(|partition| (("events".to_owned(), partition), None));
         led_by_nobody.source.as_mut().expect("known").extend(away);
         let told = problem_of(led_by_nobody);
-        assert!(told.starts_with("partition 1, 3 of events has no leader"), "{told}");
+        assert!(told.starts_with("partitions 1, 3 of events have no leader"), "{told}");
+        let unread = Report::of(found(&[Ok(status("a", 0..1))])).problems;
+        assert_eq!(unread[0], "no instance that answers has partitions 1, 2, 3 of events");
         let keying = || Err(KafkaProblem::Topic { topic: "n.queue".into(), problem: "a resize is under way".into() });
         let told = problem_of(Found { keying: keying(), ..found(&[Ok(status("a", 0..4))]) });
         assert!(told.contains("n.queue") && told.contains("a resize is under way"), "{told}");

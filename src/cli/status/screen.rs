@@ -74,8 +74,20 @@ fn waiting(report: &Report) -> String {
 }
 
 fn in_flight(report: &Report) -> String {
-    let limit = report.rate_limit.map_or("no rate limit".into(), |limit| format!("at most {} a second", number(limit)));
-    format!("{} of at most {} requests, {limit}", report.in_flight, report.concurrency_limit)
+    format!("{} of at most {} requests, {}", report.in_flight, report.concurrency_limit, rate_limit(report))
+}
+
+fn rate_limit(report: &Report) -> String {
+    let limits = &report.rate_limits;
+    let at_most = || format!("at most {} a second", number(limits.values().sum()));
+    if limits.is_empty() {
+        return "no rate limit".to_owned();
+    }
+    if report.rate_limit.is_some() {
+        return at_most();
+    }
+    let answering = report.instances.iter().filter(|instance| instance.status.is_some()).count();
+    format!("{} at {} of {answering} instances, no rate limit at the rest", at_most(), limits.len())
 }
 
 fn rates(report: &Report) -> String {

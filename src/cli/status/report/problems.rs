@@ -74,7 +74,7 @@ pub fn of_unread(lag: &[PartitionLag], all: &[&Status]) -> Vec<String> {
         }
     }
     let told = |(topic, partitions): (&str, Vec<String>)| {
-        format!("no instance that answers has partition {} of {topic}", partitions.join(", "))
+        format!("no instance that answers has {} of {topic}", named(&partitions))
     };
     missing.into_iter().map(told).collect()
 }
@@ -86,9 +86,18 @@ pub fn of_leaderless(held: &Held) -> Vec<String> {
         leaderless.entry(topic).or_default().push(partition.to_string());
     }
     let told = |(topic, partitions): (&str, Vec<String>)| {
-        format!("partition {} of {topic} has no leader: what is in it waits for its broker", partitions.join(", "))
+        let (have, what) = match partitions.len() {
+            1 => ("has", "what is in it waits for its broker"),
+            _ => ("have", "what is in them waits for their brokers"),
+        };
+        format!("{} of {topic} {have} no leader: {what}", named(&partitions))
     };
     leaderless.into_iter().map(told).collect()
+}
+
+/// partition 3; partitions 3, 4.
+fn named(partitions: &[String]) -> String {
+    format!("partition{} {}", if partitions.len() == 1 { "" } else { "s" }, partitions.join(", "))
 }
 
 /// The queue's oldest event has used up half of the time that Kafka keeps it.
