@@ -158,6 +158,21 @@ fn a_report_takes_the_place_of_nothing_but_an_earlier_report() {
 }
 
 #[test]
+fn a_file_that_is_named_twice_is_read_once_and_leaves_no_bookmark() {
+    let world = world();
+    let file = write(&world.path("events.jsonl"), lines(0..5).as_bytes());
+    let link = world.path("link.jsonl").display().to_string();
+    std::os::unix::fs::symlink(&file, &link).expect("linked");
+    for _ in 0..2 {
+        let output = backfill(&world, &[&file, &link, &file]);
+        assert!(output.status.success(), "{}", told(&output));
+        let passed_over = format!("{link}: passed over: it is one of these files already");
+        assert!(told(&output).contains(&passed_over), "{}", told(&output));
+    }
+    assert_eq!(world.queued_by("backfill").len(), 2 * 5, "the second run began anew");
+}
+
+#[test]
 fn a_suppressed_contact_is_not_backfilled() {
     let world = world();
     std::fs::write(world.path("suppressed"), "p1@example.com\n").expect("written");

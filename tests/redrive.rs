@@ -147,6 +147,19 @@ fn a_redrive_stopped_halfway_goes_on() {
 }
 
 #[test]
+fn a_redrive_whose_progress_nobody_reads_any_more_goes_on() {
+    let world = World::with(1, Behaviour { reject: 1.0, ..Behaviour::default() });
+    world.visits(0..70);
+    world.run_until_caught_up(&[NO_GUARD]);
+    // Longer than five seconds: then it says how far it is.
+    let mut child = redrive_at("10", &world, &[]);
+    drop(child.stderr.take());
+    let output = child.wait_with_output().expect("it ends");
+    assert_eq!((output.status.code(), notes(&world)), (Some(0), 70));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("redriven: 70"));
+}
+
+#[test]
 fn a_redrive_that_is_stopped_with_nobody_reading_says_so_all_the_same() {
     let world = World::with(1, Behaviour { reject: 1.0, ..Behaviour::default() });
     world.visits(0..60);

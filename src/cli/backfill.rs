@@ -120,7 +120,7 @@ fn find(args: &BackfillArgs) -> Result<Vec<Source>, CommandError> {
         let told = format!("--report {}: that is one of the files to read, and would be overwritten", report.display());
         return Err(CommandError::Usage(told));
     }
-    let sources = without_reports(sources);
+    let sources = without_reports(once(sources));
     let reports = match &args.report {
         Some(report) => vec![report.clone()],
         None => sources.iter().map(Source::report).collect(),
@@ -137,6 +137,19 @@ fn unfit(report: &Path, error: &std::io::Error) -> CommandError {
             "{report}: {error}: bad lines cannot be reported there; name another file with --report FILE"
         )),
     }
+}
+
+/// A file that is named twice, by whatever names, is read once: a bookmark has one owner.
+fn once(sources: Vec<Source>) -> Vec<Source> {
+    let mut seen = HashSet::new();
+    let is_new = |source: &Source| {
+        let is_new = source.canonical.as_ref().is_none_or(|path| seen.insert(path.clone()));
+        if !is_new {
+            eprintln!("{}: passed over: it is one of these files already", source.shown());
+        }
+        is_new
+    };
+    sources.into_iter().filter(is_new).collect()
 }
 
 /// A pattern such as `*.jsonl` matches what an earlier run has reported, too.

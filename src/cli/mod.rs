@@ -7,6 +7,10 @@ macro_rules! print {
 macro_rules! println {
     ($($text:tt)*) => { $crate::cli::write_out(&(format!($($text)*) + "\n")) };
 }
+macro_rules! eprintln {
+    () => { $crate::cli::remark("") };
+    ($($text:tt)*) => { $crate::cli::remark(&format!($($text)*)) };
+}
 
 mod accepted;
 mod backfill;
@@ -144,6 +148,11 @@ impl From<kafka::KafkaProblem> for CommandError {
     fn from(problem: kafka::KafkaProblem) -> CommandError {
         CommandError::told(problem)
     }
+}
+
+/// A line on standard error. Where nobody reads that any more the work goes on.
+fn remark(line: &str) {
+    let _ = std::io::stderr().lock().write_all(format!("{line}\n").as_bytes());
 }
 
 /// Writes a result to standard output, and at once. Whoever reads there may have read enough (`| head`): then the command
