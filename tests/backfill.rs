@@ -192,7 +192,10 @@ fn the_report_of_an_earlier_run_is_not_read_as_events() {
     let report_file = format!("{file}.rejected.jsonl");
     let summary = done(&backfill(&world, &["--json", &file, &report_file]));
     assert!(summary.contains(r#""bad":1,"filtered":0,"lines":3,"queued":2"#), "{summary}");
-    assert!(summary.contains("a.jsonl.rejected.jsonl: passed over: it is the report"), "{summary}");
+    assert!(summary.contains("a.jsonl.rejected.jsonl: passed over: it is a report of bad lines"), "{summary}");
+    // Nor where its file is not among them.
+    let summary = done(&backfill(&world, &["--json", &report_file]));
+    assert!(summary.contains(r#""bad":0,"filtered":0,"lines":0,"queued":0"#), "{summary}");
     assert_eq!(report(Path::new(&report_file)).len(), 1);
 }
 

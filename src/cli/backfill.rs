@@ -155,11 +155,12 @@ fn once(sources: Vec<Source>) -> Vec<Source> {
 /// A pattern such as `*.jsonl` matches what an earlier run has reported, too.
 fn without_reports(sources: Vec<Source>) -> Vec<Source> {
     let reports: HashSet<PathBuf> = sources.iter().filter_map(|source| source.report().canonicalize().ok()).collect();
-    let is_report =
-        |source: &Source| source.canonical.as_ref().is_some_and(|path| reports.contains(path) && report::is_one(path));
+    let is_named_so = |path: &Path| path.to_string_lossy().ends_with(lines::REPORT);
+    let is_report = |path: &PathBuf| (reports.contains(path) || is_named_so(path)) && report::is_one(path);
+    let is_report = |source: &Source| source.canonical.as_ref().is_some_and(is_report);
     let (reports, sources): (Vec<_>, Vec<_>) = sources.into_iter().partition(is_report);
     for report in reports {
-        eprintln!("{}: passed over: it is the report of another of these files", report.shown());
+        eprintln!("{}: passed over: it is a report of bad lines", report.shown());
     }
     sources
 }

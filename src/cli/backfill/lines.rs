@@ -34,6 +34,9 @@ pub struct Source {
     pub identity: Option<String>,
 }
 
+/// What the name of a report ends with.
+pub const REPORT: &str = ".rejected.jsonl";
+
 impl Source {
     /// # Errors
     /// When there is no such file, it is a directory, or it may not be read.
@@ -85,7 +88,7 @@ impl Source {
         let is_device = self.path.starts_with("/dev");
         let base = if self.is_stdin() || is_device { Path::new("stdin") } else { &self.path };
         let mut name = base.as_os_str().to_owned();
-        name.push(".rejected.jsonl");
+        name.push(REPORT);
         name.into()
     }
 

@@ -89,7 +89,7 @@ pub async fn run(args: RedriveArgs) -> Result<ExitCode, CommandError> {
     if report.stopped {
         eprintln!("{}", report.how_to_go_on());
     }
-    report.none_meant.iter().for_each(|told| eprint!("{told}"));
+    report.none_meant.iter().for_each(|told| eprintln!("{}", told.trim_end()));
     let code = if report.stopped { ExitCode::from(STOPPED) } else { ExitCode::SUCCESS };
     let text = if as_json { format!("{}\n", report.json(dry_run)) } else { report.words(dry_run) };
     let code = write_result(&text, code);
