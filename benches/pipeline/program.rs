@@ -25,7 +25,7 @@ impl Program {
         // Taken and given back: another process could get it in between, which the start would tell.
         let port = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
         let port = port.map_err(|error| error.to_string())?.port();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_nat-destination"));
+        let mut command = binary();
         command.arg("run").args(["--set", &format!("admin.listen=127.0.0.1:{port}"), "--set", "log.level=warn"]);
         for setting in settings {
             command.args(["--set", setting]);
@@ -101,9 +101,18 @@ impl Program {
     }
 }
 
+/// Without the settings of the shell that it is run from, as the tests do it.
+fn binary() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_nat-destination"));
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("NAT_DESTINATION_")) {
+        command.env_remove(name);
+    }
+    command
+}
+
 /// A command that ends by itself, from its start to its end.
 pub fn command(words: &[&str], settings: &[String], events: u64) -> Result<Sample, String> {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_nat-destination"));
+    let mut command = binary();
     command.args(words).args(settings.iter().flat_map(|setting| ["--set", setting]));
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
     let began = Instant::now();
