@@ -8,6 +8,7 @@ pub mod address;
 pub mod admin;
 pub mod cli;
 pub mod config;
+pub mod counted;
 pub mod dead_letter;
 pub mod dedup;
 pub mod deliver;

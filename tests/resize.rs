@@ -1,6 +1,7 @@
 //! More partitions for the queue: no contact loses its history, nothing is lost, nothing is sent twice.
 
 use std::io::{BufRead, BufReader};
+use std::ops::Range;
 use std::process::{Output, Stdio};
 
 use nat_destination::resize::{self, Onlooker};
@@ -38,6 +39,19 @@ pub fn text(output: &Output) -> String {
 pub fn layout(world: &World) -> String {
     let last = world.read(&world.topic("layout")).pop().and_then(|record| record.value).expect("a record");
     String::from_utf8(last).expect("text")
+}
+
+/// The visits of some contacts are delivered; those of the others wait in the queue, since Nat.app was away, and nothing runs.
+pub fn left_waiting(world: &World, delivered: Range<usize>, waiting: Range<usize>) {
+    world.visits(delivered);
+    world.run_until_caught_up(&[]);
+    world.behave(Behaviour { status: Some(503), ..Behaviour::default() });
+    let count = waiting.len() as f64;
+    world.visits(waiting);
+    let instance = world.start(&[]);
+    world.wait("all is queued", || instance.metric("nat_destination_events_queued_total", &[]) == count);
+    assert!(instance.stop().0.success());
+    world.behave(Behaviour::default());
 }
 
 /// As `kafka-topics.sh --alter --partitions` does.
@@ -219,13 +233,7 @@ impl Onlooker for Told {
 #[test]
 fn a_resize_tells_how_far_it_is_while_it_reads_and_while_it_writes() {
     let world = World::new();
-    world.visits(0..200);
-    world.run_until_caught_up(&[]);
-    world.behave(Behaviour { status: Some(401), ..Behaviour::default() });
-    let instance = world.start(&[]);
-    world.visits(200..300);
-    world.wait("they wait", || instance.metric("nat_destination_events_queued_total", &[]) == 100.0);
-    assert!(instance.stop().0.success());
+    left_waiting(&world, 0..200, 200..300);
     let config = world.config();
     let resized = world.runtime.spawn_blocking(move || {
         let mut told = Told::default();

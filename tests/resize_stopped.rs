@@ -8,7 +8,7 @@ use nat_destination::kafka::partition_of;
 use nat_destination::sandbox::stand_in::Behaviour;
 
 use super::faults::set_offset;
-use super::resize::{SIX, add_by_hand, engage, layout, refused, resize, resized, text};
+use super::resize::{SIX, add_by_hand, engage, layout, left_waiting, refused, resize, resized, text};
 use super::support::World;
 use super::support::world::{identify, interrupt};
 
@@ -120,15 +120,8 @@ fn a_resize_goes_on_from_each_of_its_steps() {
         Stopped::OffsetsSaved,
     ] {
         let world = World::new();
-        world.visits(0..60);
-        world.run_until_caught_up(&[]);
-        world.behave(Behaviour { status: Some(503), ..Behaviour::default() });
-        world.visits(30..90);
-        let instance = world.start(&[]);
-        world.wait("all is queued", || instance.metric("nat_destination_events_queued_total", &[]) == 60.0);
-        assert!(instance.stop().0.success());
+        left_waiting(&world, 0..60, 30..90);
         leave_resize(&world, stopped);
-        world.behave(Behaviour::default());
         assert!(resized(&world, "6").contains("going on with the resize"), "{stopped:?}");
         assert_eq!(layout(&world), r#"{"version":1,"partitions":6}"#, "{stopped:?}");
         world.visits(0..100);
@@ -234,14 +227,7 @@ fn of_two_resizes_that_begin_at_the_same_moment_one_goes_on_and_the_other_says_s
 #[test]
 fn of_two_runs_of_a_resize_the_later_one_goes_on_and_the_queue_holds_nothing_twice() {
     let world = World::new();
-    world.visits(0..10);
-    world.run_until_caught_up(&[]);
-    world.behave(Behaviour { status: Some(503), ..Behaviour::default() });
-    world.visits(10..2010);
-    let instance = world.start(&[]);
-    world.wait("all is queued", || instance.metric("nat_destination_events_queued_total", &[]) == 2000.0);
-    assert!(instance.stop().0.success());
-    world.behave(Behaviour::default());
+    left_waiting(&world, 0..10, 10..2010);
     let start = || {
         let mut command = world.command(&["topics", "resize", "--partitions", "6"], &[]);
         command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it runs")
@@ -281,14 +267,7 @@ fn a_resize_that_has_moved_all_and_finds_another_one_at_it_does_not_say_done() {
 #[test]
 fn a_resize_sets_no_offset_back() {
     let world = World::new();
-    world.visits(0..10);
-    world.run_until_caught_up(&[]);
-    world.behave(Behaviour { status: Some(503), ..Behaviour::default() });
-    world.visits(10..70);
-    let instance = world.start(&[]);
-    world.wait("all is queued", || instance.metric("nat_destination_events_queued_total", &[]) == 60.0);
-    assert!(instance.stop().0.success());
-    world.behave(Behaviour::default());
+    left_waiting(&world, 0..10, 10..70);
     leave_resize(&world, Stopped::OffsetsSaved);
     // All was settled since, by somebody who started all the same.
     let queue = world.read(&world.topic("queue"));

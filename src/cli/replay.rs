@@ -26,18 +26,6 @@ use crate::kafka::{Bookmark, Range};
 use crate::segment::{EngageMode, Identify, Outcome};
 use plan::Plan;
 
-fn origin<'a>(record: &'a OwnedMessage, judged: &Judged<'_>) -> Origin<'a> {
-    Origin {
-        topic: record.topic().into(),
-        partition: record.partition(),
-        offset: record.offset(),
-        timestamp: time_of(record),
-        key: record.key().map(Into::into),
-        item: judged.item,
-        road: Some(Road::Replay),
-    }
-}
-
 /// Put a past range of the source topics into the queue once more
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
@@ -309,14 +297,20 @@ impl Replay {
         record: &OwnedMessage,
         judged: &Judged<'_>,
         identify: &Identify<'_>,
-    ) -> bool {
+        stopped: &Stopped,
+    ) -> Result<bool, CommandError> {
+        // A visit's key costs a hash.
+        if identify.engage.is_none() {
+            return Ok(false);
+        }
         let key = DedupKey::of(identify, self.config.rules.engage);
-        let Some(event) = EngageEvent::of(&key, &origin(record, judged)) else { return false };
+        let Some(event) = EngageEvent::of(&key, &origin(record, judged)) else { return Ok(false) };
+        waiting.look_again(&self.config, stopped)?;
         let is_overtaken = waiting.holds(&event);
         if !is_overtaken {
             waiting.add_waiting(&event);
         }
-        is_overtaken
+        Ok(is_overtaken)
     }
 
     /// Counts, and sends nothing.
@@ -326,7 +320,7 @@ impl Replay {
             self.each_identify(range, record, &mut counts, |counts, judged, identify| {
                 match self.is_forgettable(record, identify) {
                     true if self.args.leave_out_old => counts.left_out += 1,
-                    _ if self.is_overtaken(&mut waiting, record, judged, identify) => counts.told_since += 1,
+                    _ if self.is_overtaken(&mut waiting, record, judged, identify, stopped)? => counts.told_since += 1,
                     is_forgettable => {
                         counts.identify += 1;
                         let key = is_forgettable.then(|| DedupKey::of(identify, self.config.rules.engage).key);
@@ -373,10 +367,7 @@ impl Replay {
                     counts.left_out += 1;
                     return Ok(());
                 }
-                if identify.engage.is_some() {
-                    waiting.look_again(&self.config, stopped)?;
-                }
-                if self.is_overtaken(&mut waiting, record, judged, identify) {
+                if self.is_overtaken(&mut waiting, record, judged, identify, stopped)? {
                     counts.told_since += 1;
                     return Ok(());
                 }
@@ -442,5 +433,17 @@ impl Replay {
     /// Records before this are older than the retention. Unix milliseconds.
     fn horizon(&self) -> i64 {
         horizon(self.config.dedup_retention, Timestamp::now())
+    }
+}
+
+fn origin<'a>(record: &'a OwnedMessage, judged: &Judged<'_>) -> Origin<'a> {
+    Origin {
+        topic: record.topic().into(),
+        partition: record.partition(),
+        offset: record.offset(),
+        timestamp: time_of(record),
+        key: record.key().map(Into::into),
+        item: judged.item,
+        road: Some(Road::Replay),
     }
 }

@@ -1,5 +1,7 @@
 //! Columns that stand below each other, for people.
 
+pub use crate::counted::{counted, number};
+
 /// The rows below the head, each column as wide as it needs; those in `right` (numbers) end at its right edge.
 pub fn table(head: &[&str], right: &[usize], rows: &[Vec<String>]) -> String {
     let rows: Vec<Vec<String>> = rows.iter().map(|row| row.iter().map(|cell| printable(cell)).collect()).collect();
@@ -31,30 +33,9 @@ fn turns_the_line(c: char) -> bool {
     matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// 1234567 → 1,234,567.
-pub fn number(number: u64) -> String {
-    indicatif::HumanCount(number).to_string()
-}
-
-/// 1 entry; 2,345 entries.
-pub fn counted(count: u64, one: &str) -> String {
-    let many = match one.strip_suffix('y') {
-        Some(stem) if !stem.ends_with('a') => format!("{stem}ies"),
-        _ => format!("{one}s"),
-    };
-    format!("{} {}", number(count), if count == 1 { one } else { &many })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn one_is_counted_as_one_and_more_as_many() {
-        let told = [(1, "dead letter"), (0, "entry"), (2, "copy"), (1234, "contact-day"), (1, "contact-day")];
-        let told = told.map(|(count, one)| counted(count, one)).join("; ");
-        assert_eq!(told, "1 dead letter; 0 entries; 2 copies; 1,234 contact-days; 1 contact-day");
-    }
 
     #[test]
     fn columns_are_as_wide_as_they_need_and_numbers_end_at_the_right() {

@@ -3,6 +3,8 @@
 
 use serde_json::{Map, Value};
 
+use crate::counted::counted;
+
 const CALLS: [&str; 6] = ["identify", "track", "page", "screen", "group", "alias"];
 const CHANNELS: [&str; 3] = ["server", "browser", "mobile"];
 const TIMES: [&str; 4] = ["timestamp", "originalTimestamp", "sentAt", "receivedAt"];
@@ -15,7 +17,7 @@ pub fn masked(bytes: &[u8]) -> Value {
             if shown { value } else { mask(value) }
         }),
         Ok(other) => mask(other),
-        Err(_) => format!("({} that cannot be read as JSON)", counted(bytes.len(), "byte")).into(),
+        Err(_) => format!("({} that cannot be read as JSON)", counted(bytes.len() as u64, "byte")).into(),
     }
 }
 
@@ -25,18 +27,13 @@ pub fn name(name: &str) -> String {
     let has_letter = name.contains(|c: char| c.is_ascii_alphabetic());
     match has_letter && name.len() <= 60 && name.chars().all(is_plain) {
         true => name.to_owned(),
-        false => format!("(name of {})", counted(name.chars().count(), "character")),
+        false => format!("(name of {})", counted(name.chars().count() as u64, "character")),
     }
 }
 
 /// What stands for bytes that are not shown.
 pub fn length(bytes: &[u8]) -> String {
-    format!("({})", counted(bytes.len(), "byte"))
-}
-
-/// 1 byte; 2345 bytes.
-pub fn counted(count: usize, one: &str) -> String {
-    format!("{count} {one}{}", if count == 1 { "" } else { "s" })
+    format!("({})", counted(bytes.len() as u64, "byte"))
 }
 
 /// Whether a member of the event itself holds what Segment puts there, which tells nothing of a person.
@@ -62,7 +59,7 @@ fn mask(value: Value) -> Value {
     match value {
         Value::Null | Value::Bool(_) => value,
         Value::Number(_) => "(number)".into(),
-        Value::String(text) => format!("(text of {})", counted(text.chars().count(), "character")).into(),
+        Value::String(text) => format!("(text of {})", counted(text.chars().count() as u64, "character")).into(),
         Value::Array(items) => items.into_iter().map(mask).collect(),
         Value::Object(members) => object(members, |_, value| mask(value)),
     }

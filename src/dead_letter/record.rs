@@ -1,6 +1,6 @@
 //! What a record of the dead-letter topic tells: a letter of ours, the note that one has been redriven, or something that
-//! another tool wrote or changed. Our headers stand behind the original ones and are taken off from the end, so that an original header
-//! of the same name stays. What a newer version writes is read as far as it is known. Pure.
+//! another tool wrote or changed. Our headers stand behind the original ones and are taken off from the end, so that an
+//! original header of the same name stays. What a newer version writes is read as far as it is known. Pure.
 
 use std::borrow::Cow;
 
