@@ -6,7 +6,9 @@
 use rdkafka::message::{Message, OwnedHeaders};
 use serde::{Deserialize, Serialize};
 use std::sync::mpsc;
+use tokio::time::Instant;
 
+use super::patience::until_known;
 use super::range::{Next, RangeReader, whole};
 use super::topics::denied;
 use super::{AckingProducer, KafkaProblem, OutgoingRecord, producer_config};
@@ -105,8 +107,9 @@ pub async fn read_layouts(config: &Config) -> Result<Vec<Layout>, KafkaProblem> 
 
 async fn values(config: &Config) -> Result<Vec<Vec<u8>>, KafkaProblem> {
     // The leader may have just died, and the next one is not chosen before the brokers have noticed: `whole` waits for it, and
-    // a start does not fail of it.
-    let ranges = whole(config, &config.topics.layout).await.map_err(|problem| read_denied(config, problem))?;
+    // a start does not fail of it. Nor does it where another instance has just made the topic: who asks has seen it.
+    let ranges = until_known(Instant::now() + config.kafka.timeout, || whole(config, &config.topics.layout)).await;
+    let ranges = ranges.map_err(|problem| read_denied(config, problem))?;
     let to = config.clone();
     let read = tokio::task::spawn_blocking(move || {
         let mut reader = RangeReader::new(&to, ranges)?;

@@ -19,9 +19,29 @@ pub async fn patiently<T, F: Future<Output = Result<T, KafkaProblem>>>(
     deadline: Option<Instant>,
     ask: impl Fn() -> F,
 ) -> Result<T, KafkaProblem> {
+    while_it(KafkaProblem::is_passing, deadline, ask).await
+}
+
+/// As `patiently`, of a topic of ours that a broker has told of: one that does not know it yet will in a moment.
+///
+/// # Errors
+/// The last problem.
+pub async fn until_known<T, F: Future<Output = Result<T, KafkaProblem>>>(
+    deadline: Instant,
+    ask: impl Fn() -> F,
+) -> Result<T, KafkaProblem> {
+    let passes = |problem: &KafkaProblem| problem.is_passing() || matches!(problem, KafkaProblem::Missing { .. });
+    while_it(passes, Some(deadline), ask).await
+}
+
+async fn while_it<T, F: Future<Output = Result<T, KafkaProblem>>>(
+    passes: impl Fn(&KafkaProblem) -> bool,
+    deadline: Option<Instant>,
+    ask: impl Fn() -> F,
+) -> Result<T, KafkaProblem> {
     loop {
         match ask().await {
-            Err(problem) if problem.is_passing() && deadline.is_none_or(|deadline| Instant::now() < deadline) => {
+            Err(problem) if passes(&problem) && deadline.is_none_or(|deadline| Instant::now() < deadline) => {
                 tracing::debug!(%problem, "asking again");
                 sleep(ASK_EVERY).await;
             }
@@ -69,6 +89,25 @@ mod tests {
         assert!(patiently(None, ask_of(vec![moves(), denied(), Ok(7)])).await.is_err(), "asked no more");
         let deadline = Instant::now() + Duration::from_secs(10);
         assert!(patiently(Some(deadline), ask_of(Vec::new())).await.is_err());
+        assert!(Instant::now() >= deadline, "not given up before");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_topic_that_one_broker_does_not_know_yet_is_asked_for_again() {
+        let missing = || Err(KafkaProblem::Missing { topic: "n.layout".into() });
+        let asked = RefCell::new(0);
+        let known_at = |time| {
+            asked.replace(0);
+            let asked = &asked;
+            move || {
+                let answer = if asked.replace_with(|n| *n + 1) == time { Ok(7) } else { missing() };
+                async { answer }
+            }
+        };
+        let deadline = Instant::now() + Duration::from_secs(10);
+        assert_eq!(until_known(deadline, known_at(3)).await.expect("an answer"), 7);
+        assert!(matches!(patiently(Some(deadline), known_at(3)).await, Err(KafkaProblem::Missing { .. })));
+        assert!(matches!(until_known(deadline, known_at(1000)).await, Err(KafkaProblem::Missing { .. })));
         assert!(Instant::now() >= deadline, "not given up before");
     }
 }

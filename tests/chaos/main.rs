@@ -6,6 +6,7 @@
 mod clock;
 mod cluster;
 mod events;
+mod growth;
 mod instance;
 mod mutant;
 mod nat;
@@ -23,7 +24,7 @@ use std::time::Duration;
 
 use clap::Parser;
 
-use plan::{Kind, SLOTS, Wish};
+use plan::{Fault, Growth, Kind, SLOTS, Wish};
 use run::{Protocol, Settings, World};
 
 #[derive(Parser)]
@@ -46,6 +47,9 @@ struct Arguments {
     /// Only these kinds of faults, or "none"; --faults list tells them
     #[arg(long, value_delimiter = ',')]
     faults: Vec<String>,
+    /// Let the queue grow in the middle: half of the faults, `topics resize` while brokers die, the other half
+    #[arg(long, conflicts_with_all = ["mutant", "mutants", "control"])]
+    grow: bool,
     /// Break the product in this way (debug builds only); 0 if the oracle finds that out
     #[arg(long)]
     mutant: Option<String>,
@@ -115,10 +119,7 @@ async fn all(arguments: &Arguments) -> Result<bool, String> {
         (None, false) => Vec::new(),
     };
     if arguments.plan {
-        settings
-            .faults
-            .iter()
-            .for_each(|f| println!("{:7.3} s for {:6.3} s  {}", f.at.as_secs_f64(), f.length.as_secs_f64(), f.tell()));
+        print_plan(&settings);
         return Ok(true);
     }
     let world = World::start().await?;
@@ -153,6 +154,23 @@ async fn all(arguments: &Arguments) -> Result<bool, String> {
     Ok(as_wanted)
 }
 
+fn print_plan(settings: &Settings) {
+    let print = |faults: &[Fault]| {
+        let told =
+            |f: &Fault| println!("{:7.3} s for {:6.3} s  {}", f.at.as_secs_f64(), f.length.as_secs_f64(), f.tell());
+        faults.iter().for_each(told);
+    };
+    print(&settings.faults);
+    if let Some(Growth { killed, kills, faults, then }) = &settings.growth {
+        println!(
+            "the queue grows: instances are killed (else told to end) {killed:?}; topics resize is killed after {kills:?}"
+        );
+        print(faults);
+        println!("the instances go on");
+        print(then);
+    }
+}
+
 fn settings(arguments: &Arguments) -> Result<Settings, String> {
     let kinds: Vec<Kind> = match arguments.faults.as_slice() {
         [] => Kind::ALL.to_vec(),
@@ -169,7 +187,10 @@ fn settings(arguments: &Arguments) -> Result<Settings, String> {
         0 => Protocol::Classic,
         _ => Protocol::Consumer,
     });
-    let faults = plan::draw(seed, &Wish { length: seconds, instances, kinds: &kinds });
+    let seconds = if arguments.grow { seconds / 2 } else { seconds };
+    let wish = Wish { length: seconds, instances, kinds: &kinds };
+    let faults = plan::draw(seed, &wish);
+    let growth = arguments.grow.then(|| Growth::draw(seed, &wish));
     let mut command = format!(
         "cargo chaos --seed {seed} --seconds {} --rate {} --instances {instances} --protocol {}",
         arguments.seconds,
@@ -178,6 +199,9 @@ fn settings(arguments: &Arguments) -> Result<Settings, String> {
     );
     if !arguments.faults.is_empty() {
         command.push_str(&format!(" --faults {}", arguments.faults.join(",")));
+    }
+    if arguments.grow {
+        command.push_str(" --grow");
     }
     println!("seed {seed}; this plan again: {command}");
     let mix = events::Mix::default();
@@ -188,6 +212,7 @@ fn settings(arguments: &Arguments) -> Result<Settings, String> {
         instances,
         protocol,
         faults,
+        growth,
         mix,
         mutant: None,
         keep: arguments.keep,

@@ -131,6 +131,36 @@ impl Fault {
     }
 }
 
+/// What happens while the queue grows, between two phases of faults.
+#[derive(Debug, Clone)]
+pub struct Growth {
+    /// Slots whose instance is killed; the others' are told to end.
+    pub killed: [bool; SLOTS],
+    /// After so long a run of `topics resize` is killed, one after the other; the next one may come to its end.
+    pub kills: Vec<Duration>,
+    /// Of the brokers, from then on when nothing runs.
+    pub faults: Vec<Fault>,
+    /// Of everything, when the instances go on.
+    pub then: Vec<Fault>,
+}
+
+impl Growth {
+    pub fn draw(seed: u64, wish: &Wish<'_>) -> Growth {
+        let seed = seed ^ 0x6e0;
+        let mut random = Rng::with_seed(seed);
+        // It looks for five seconds whether anything runs before it begins; and there is no more for it to do than a few seconds.
+        let kills = (0..random.usize(1..4)).map(|_| Duration::from_millis(random.u64(500..9000))).collect();
+        let of_brokers: Vec<Kind> = wish.kinds.iter().copied().filter(|kind| kind.is_of_a_broker()).collect();
+        let length = Duration::from_secs(25);
+        Growth {
+            killed: std::array::from_fn(|_| random.bool()),
+            kills,
+            faults: draw_from(seed, (1000, 4000), &Wish { length, kinds: &of_brokers, ..*wish }),
+            then: draw(seed, wish),
+        }
+    }
+}
+
 /// How dense a plan is, and what may be in it.
 pub struct Wish<'a> {
     pub length: Duration,

@@ -15,7 +15,7 @@ use crate::events::{Generator, Mix, SOURCE_PARTITIONS};
 use crate::instance::{Ended, Instances, Life, Setup};
 use crate::nat::Nat;
 use crate::oracle::{self, Evidence};
-use crate::plan::{Fault, Kind, SLOTS};
+use crate::plan::{Fault, Growth, Kind, SLOTS};
 use crate::produce::Production;
 use crate::report::Report;
 use crate::tools::{self, Tools};
@@ -46,11 +46,14 @@ impl Protocol {
 #[derive(Debug, Clone)]
 pub struct Settings {
     pub seed: u64,
+    /// Of a fault phase.
     pub seconds: Duration,
     pub rate: u32,
     pub instances: usize,
     pub protocol: Protocol,
     pub faults: Vec<Fault>,
+    /// A second fault phase, after the queue has grown.
+    pub growth: Option<Growth>,
     pub mix: Mix,
     pub mutant: Option<String>,
     pub keep: bool,
@@ -96,9 +99,16 @@ impl Drop for Background {
 pub async fn run(world: &World, settings: &Settings) -> Result<Report, String> {
     let prefix = format!("c{:08x}", fastrand::u32(..));
     let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("chaos-{prefix}"));
-    let run = Run::begin(world, settings, &prefix, &directory).await?;
+    let mut run = Run::begin(world, settings, &prefix, &directory).await?;
     let production = run.produce()?;
-    let happened = run.fault_phase(&production).await;
+    let mut happened = run.fault_phase(&production, &settings.faults).await;
+    let mut grown = None;
+    if let Some(growth) = &settings.growth {
+        let (came, faults) = run.grow(growth).await?;
+        grown = Some(came);
+        happened.extend(faults);
+        happened.extend(run.fault_phase(&production, &growth.then).await);
+    }
     let healing = Instant::now();
     run.calm(&production).await;
     let produced = tokio::task::spawn_blocking(move || production.end()).await.map_err(|error| error.to_string())?;
@@ -111,13 +121,14 @@ pub async fn run(world: &World, settings: &Settings) -> Result<Report, String> {
     write_requests(&directory, &requests);
     write_faults(&directory, &happened, &lives);
     let cluster = Arc::clone(&world.cluster);
-    let topics = tokio::task::spawn_blocking(move || oracle::Topics::read(&cluster, &prefix)).await;
+    let partitions = run.partitions;
+    let topics = tokio::task::spawn_blocking(move || oracle::Topics::read(&cluster, &prefix, partitions)).await;
     let topics = topics.map_err(|error| error.to_string())?.map_err(|error| format!("reading the topics: {error}"))?;
     oracle::write(&topics, &directory.join("changelog.txt")).map_err(|error| error.to_string())?;
     write_letters(&directory, &topics.letters);
     let tool_logs = tools::logs(&directory);
     let evidence =
-        Evidence { produced, acknowledged, topics, requests, lives, happened, tools, tool_logs, stuck, exits };
+        Evidence { produced, acknowledged, topics, requests, lives, happened, grown, tools, tool_logs, stuck, exits };
     let judgement = oracle::judge(&evidence);
     let report = Report::new(settings, &evidence, judgement, healed, &directory);
     if report.is_right() && !settings.keep {
@@ -126,12 +137,14 @@ pub async fn run(world: &World, settings: &Settings) -> Result<Report, String> {
     Ok(report)
 }
 
-struct Run<'a> {
-    world: &'a World,
-    settings: &'a Settings,
-    prefix: &'a str,
-    instances: Arc<Instances>,
-    tools: Arc<Tools>,
+pub struct Run<'a> {
+    pub world: &'a World,
+    pub settings: &'a Settings,
+    pub prefix: &'a str,
+    pub instances: Arc<Instances>,
+    pub tools: Arc<Tools>,
+    /// Of the queue.
+    pub partitions: i32,
     /// Faults that are on, by number.
     on: Arc<Mutex<BTreeMap<usize, Fault>>>,
     began: Instant,
@@ -160,7 +173,8 @@ impl<'a> Run<'a> {
         (0..settings.instances).for_each(|slot| instances.want(slot));
         let on = Arc::default();
         let tools = Arc::new(Tools::new(Arc::clone(&world.cluster), prefix, PathBuf::from(directory)));
-        let run = Run { world, settings, prefix, instances, tools, on, began: Instant::now(), _background: background };
+        let (partitions, began) = (PARTITIONS, Instant::now());
+        let run = Run { world, settings, prefix, instances, tools, partitions, on, began, _background: background };
         run.wait_until_assigned().await?;
         println!(
             "{} instances, {} protocol, {} faults in {:.0} s; logs in {}",
@@ -197,14 +211,25 @@ impl<'a> Run<'a> {
 
     // ── faults ───────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async fn fault_phase(&self, production: &Production) -> Vec<Happened> {
+    async fn fault_phase(&self, production: &Production, faults: &[Fault]) -> Vec<Happened> {
         let began = Instant::now();
-        let mut tasks = Vec::new();
-        for (id, fault) in self.settings.faults.iter().enumerate() {
+        let faults = self.begin_faults(faults);
+        while began.elapsed() < self.settings.seconds {
+            let left = self.settings.seconds.saturating_sub(began.elapsed());
+            tokio::time::sleep(left.min(Duration::from_secs(5))).await;
+            self.tell(Some(production)).await;
+        }
+        ended(faults).await
+    }
+
+    /// Each begins when it is its time, and tells when it has ended.
+    pub fn begin_faults(&self, faults: &[Fault]) -> Vec<JoinHandle<Happened>> {
+        let began = Instant::now();
+        let begin = |(id, fault): (usize, &Fault)| {
             let (cluster, nat) = (Arc::clone(&self.world.cluster), Arc::clone(&self.world.nat));
             let (instances, on, fault) = (Arc::clone(&self.instances), Arc::clone(&self.on), *fault);
             let tools = Arc::clone(&self.tools);
-            tasks.push(tokio::spawn(async move {
+            tokio::spawn(async move {
                 tokio::time::sleep_until((began + fault.at).into()).await;
                 on.lock().expect("unpoisoned").insert(id, fault);
                 let from = clock::now();
@@ -214,18 +239,9 @@ impl<'a> Run<'a> {
                 }
                 on.lock().expect("unpoisoned").remove(&id);
                 Happened { fault, window: Window { from, to: clock::now() } }
-            }));
-        }
-        while began.elapsed() < self.settings.seconds {
-            let left = self.settings.seconds.saturating_sub(began.elapsed());
-            tokio::time::sleep(left.min(Duration::from_secs(5))).await;
-            self.tell(Some(production)).await;
-        }
-        let mut happened = Vec::new();
-        for task in tasks {
-            happened.extend(task.await);
-        }
-        happened
+            })
+        };
+        faults.iter().enumerate().map(begin).collect()
     }
 
     /// One line of progress.
@@ -251,11 +267,11 @@ impl<'a> Run<'a> {
 
     /// Records of the source and of the queue that are not committed.
     async fn lag(&self) -> Result<(i64, i64), String> {
-        let (cluster, prefix) = (Arc::clone(&self.world.cluster), self.prefix.to_owned());
+        let (cluster, prefix, partitions) = (Arc::clone(&self.world.cluster), self.prefix.to_owned(), self.partitions);
         let ask = tokio::task::spawn_blocking(move || {
             let source =
                 cluster.progress(&format!("{prefix}.ingest"), &format!("{prefix}-source"), SOURCE_PARTITIONS)?;
-            let queue = cluster.progress(&format!("{prefix}.deliver"), &format!("{prefix}.queue"), PARTITIONS)?;
+            let queue = cluster.progress(&format!("{prefix}.deliver"), &format!("{prefix}.queue"), partitions)?;
             Ok::<_, rdkafka::error::KafkaError>((behind(&source), behind(&queue)))
         });
         ask.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
@@ -330,6 +346,14 @@ impl<'a> Run<'a> {
         };
         self.instances.lives().iter().filter_map(wrong).collect()
     }
+}
+
+pub async fn ended(faults: Vec<JoinHandle<Happened>>) -> Vec<Happened> {
+    let mut happened = Vec::new();
+    for fault in faults {
+        happened.extend(fault.await);
+    }
+    happened
 }
 
 /// From its beginning to its end.

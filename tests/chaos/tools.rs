@@ -1,5 +1,5 @@
 //! The tools that put events into the queue again, let loose among the faults: `dead-letters redrive`, `replay` and
-//! `backfill`, by the real binary. Each is killed when its time is over, wherever it is.
+//! `backfill`, by the real binary. Each is killed when its time is over, wherever it is. And `topics resize`: see growth.rs.
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
@@ -44,33 +44,60 @@ impl Tools {
     }
 
     fn run_here(&self, fault: Fault) -> io::Result<()> {
-        let began = Instant::now();
         let number = self.number.fetch_add(1, Ordering::Relaxed);
-        let log = self.directory.join(format!("tool-{number:03}-{}.log", fault.kind.name()));
-        let mut command = self.command(fault.kind, number)?;
+        let (name, file);
+        let arguments = match fault.kind {
+            Kind::Redrive => ["dead-letters", "redrive"].as_slice(),
+            Kind::Replay => &["replay", "--from", "1h"],
+            _ => {
+                file = self.file(number)?;
+                name = file.to_string_lossy();
+                &["backfill", &name]
+            }
+        };
+        if let Some(code) = self.ended_within(fault.length, number, fault.kind.name(), arguments)? {
+            self.ended.lock().expect("unpoisoned").push((fault.kind, code));
+        }
+        Ok(())
+    }
+
+    /// Blocks. The exit code of `topics resize`; none: it was killed after so long.
+    pub fn resize(&self, partitions: i32, limit: Duration) -> io::Result<Option<i32>> {
+        let number = self.number.fetch_add(1, Ordering::Relaxed);
+        let arguments = ["topics", "resize", "--partitions", &partitions.to_string()];
+        // A signal's end, which has no code, is a crash.
+        Ok(self.ended_within(limit, number, "resize", &arguments)?.map(|code| code.unwrap_or(101)))
+    }
+
+    /// Its exit code, if it ended by itself.
+    fn ended_within(
+        &self,
+        limit: Duration,
+        number: usize,
+        name: &str,
+        arguments: &[&str],
+    ) -> io::Result<Option<Option<i32>>> {
+        let began = Instant::now();
+        let log = self.directory.join(format!("tool-{number:03}-{name}.log"));
+        let mut command = self.command(arguments);
         command.stdin(Stdio::null()).stdout(File::create(&log)?).stderr(File::options().append(true).open(&log)?);
         let mut child = command.spawn()?;
-        while began.elapsed() < fault.length {
+        while began.elapsed() < limit {
             if let Some(status) = child.try_wait()? {
-                self.ended.lock().expect("unpoisoned").push((fault.kind, status.code()));
-                return Ok(());
+                return Ok(Some(status.code()));
             }
             std::thread::sleep(Duration::from_millis(20));
         }
         child.kill()?;
-        child.wait().map(drop)
+        child.wait().map(|_| None)
     }
 
-    fn command(&self, kind: Kind, number: usize) -> io::Result<Command> {
+    fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_nat-destination"));
         for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("NAT_DESTINATION_")) {
             command.env_remove(name);
         }
-        match kind {
-            Kind::Redrive => command.args(["dead-letters", "redrive"]),
-            Kind::Replay => command.args(["replay", "--from", "1h"]),
-            _ => command.arg("backfill").arg(self.file(number)?),
-        };
+        command.args(arguments);
         let key = self.directory.join("api-key");
         for setting in [
             format!("kafka.brokers={}", self.cluster.brokers),
@@ -81,7 +108,7 @@ impl Tools {
         ] {
             command.args(["--set", &setting]);
         }
-        Ok(command)
+        command
     }
 
     /// What a warehouse would export of the source so far. Without Engage: whoever backfills a value says that it holds now.

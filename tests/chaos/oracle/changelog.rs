@@ -14,6 +14,8 @@ use crate::cluster::Record;
 use crate::events::Fate;
 
 const TRIED: u8 = 3;
+/// The offset of what a resize has copied into another partition.
+const COPIED: i64 = -1;
 
 /// One delivery.
 #[derive(Debug, Clone, Copy)]
@@ -28,6 +30,7 @@ pub fn read(court: &mut Court<'_>, judgement: &mut Judgement) {
         at_queue.extend(case.queued.iter().map(|record| ((record.partition, record.offset), number)));
     }
     let mut meanings: HashMap<&[u8], String> = HashMap::new();
+    let mut copies = Vec::new();
     for record in &court.evidence.topics.delivered {
         let at = format!("delivered record {}:{}", record.partition, record.offset);
         if record.value.is_none() && record.key.as_ref().is_some_and(|key| key.len() == 16) {
@@ -37,6 +40,10 @@ pub fn read(court: &mut Court<'_>, judgement: &mut Judgement) {
             judgement.wrong(6, format!("{at} is not what is documented: {:?}", record.value));
             continue;
         };
+        if offset == COPIED {
+            copies.push(record);
+            continue;
+        }
         let Some(number) = at_queue.get(&(record.partition, offset)) else {
             judgement.wrong(4, format!("{at} names offset {offset} of its queue partition, where there is no record"));
             continue;
@@ -59,6 +66,14 @@ pub fn read(court: &mut Court<'_>, judgement: &mut Judgement) {
                 .wrong(4, format!("{at} says that it was accepted at {accepted}, and was appended at {}", record.at));
         }
         court.changelog.entry(*number).or_default().push(Entry { appended: record.at });
+    }
+    for copy in &copies {
+        if !is_doubt(copy) && !meanings.contains_key(copy.key.as_deref().unwrap_or_default()) {
+            judgement.wrong(4, format!("delivered record {}:{} is a copy of none", copy.partition, copy.offset));
+        }
+    }
+    if !copies.is_empty() {
+        judgement.count("changelog records copied by the resize", copies.len() as u64);
     }
     court.changelog.values_mut().for_each(|entries| entries.sort_by_key(|entry| entry.appended));
     judgement.count("changelog records", court.evidence.topics.delivered.len() as u64);

@@ -5,6 +5,7 @@ use serde_json::Value;
 
 use super::{Court, Judgement};
 use crate::clock::{MILLI, Micros, SECOND};
+use crate::cluster::Record;
 use crate::instance::Life;
 
 /// What a life counted.
@@ -87,7 +88,7 @@ fn account(life: &Life) -> Account {
 
 /// Letters of one stage, which Kafka Connect's names tell apart.
 fn letters_of(court: &Court<'_>, stage: &str) -> u64 {
-    let of_that = |letter: &&crate::cluster::Record| letter.header("__connect.errors.stage").as_deref() == Some(stage);
+    let of_that = |letter: &&Record| letter.header("__connect.errors.stage").as_deref() == Some(stage);
     court.evidence.topics.letters.iter().filter(of_that).count() as u64
 }
 
@@ -134,7 +135,10 @@ fn of_one_life(court: &Court<'_>, life: &Life, account: &Account, judgement: &mu
 /// may have written after they were last scraped.
 fn queue(court: &Court<'_>, queued: u64, inexact: &[&Life], judgement: &mut Judgement) {
     // Those that a tool has put there are not counted by ingest.
-    let records = court.evidence.topics.queue.iter().filter(|record| record.header("nat.road").is_none());
+    let grown = court.evidence.grown.as_ref();
+    let is_of_ingest =
+        |record: &&Record| record.header("nat.road").is_none() && grown.is_none_or(|grown| !grown.has_moved(record));
+    let records = court.evidence.topics.queue.iter().filter(is_of_ingest);
     let records = records.count() as u64;
     let slack: u64 = inexact.iter().map(|life| pending_in_ingest(life) + appended_unseen(court, life)).sum();
     let unacknowledged = "an acknowledgement that was lost with its life or its connection";
@@ -153,7 +157,8 @@ fn queue(court: &Court<'_>, queued: u64, inexact: &[&Life], judgement: &mut Judg
 }
 
 fn deliver(court: &Court<'_>, settled: u64, inexact: &[&Life], judgement: &mut Judgement) {
-    let records = court.evidence.topics.queue.len() as u64;
+    let passed_over = court.evidence.grown.as_ref().map_or(0, |grown| grown.passed_over);
+    let records = court.evidence.topics.queue.len() as u64 - passed_over;
     let unseen = |life: &&Life| {
         life.metric("nat_destination_pending_events", &[])
             + life.metric("nat_destination_queue_lag_events", &[])

@@ -16,6 +16,7 @@ use rdkafka::error::KafkaError;
 use crate::clock::{self, MILLI, Micros, SECOND, Window};
 use crate::cluster::{Cluster, PARTITIONS, Record};
 use crate::events::{Event, NUMBER, Produced, SOURCE_PARTITIONS};
+use crate::growth::Grown;
 use crate::instance::Life;
 use crate::nat::Request;
 use crate::plan::Kind;
@@ -36,11 +37,12 @@ pub struct Topics {
 }
 
 impl Topics {
-    pub fn read(cluster: &Cluster, prefix: &str) -> Result<Topics, KafkaError> {
+    /// The queue has so many partitions, and the changelog.
+    pub fn read(cluster: &Cluster, prefix: &str, partitions: i32) -> Result<Topics, KafkaError> {
         Ok(Topics {
             source: cluster.read(&format!("{prefix}-source"), SOURCE_PARTITIONS)?,
-            queue: cluster.read(&format!("{prefix}.queue"), PARTITIONS)?,
-            delivered: cluster.read(&format!("{prefix}.delivered"), PARTITIONS)?,
+            queue: cluster.read(&format!("{prefix}.queue"), partitions)?,
+            delivered: cluster.read(&format!("{prefix}.delivered"), partitions)?,
             letters: letters(cluster.read(&format!("{prefix}.dead-letter"), PARTITIONS)?),
         })
     }
@@ -59,6 +61,7 @@ pub struct Evidence {
     pub requests: Vec<Request>,
     pub lives: Vec<Life>,
     pub happened: Vec<Happened>,
+    pub grown: Option<Grown>,
     /// Tools that came to their end in time, with their exit codes.
     pub tools: Vec<(Kind, Option<i32>)>,
     pub tool_logs: Vec<(PathBuf, String)>,
@@ -150,6 +153,9 @@ pub fn judge(evidence: &Evidence) -> Judgement {
     }
     evidence.exits.iter().for_each(|exit| judgement.wrong(1, exit.clone()));
     tools_work(evidence, &mut judgement);
+    if let Some(grown) = &evidence.grown {
+        has_grown(evidence, grown, &mut judgement);
+    }
     judgement.count("accepted", evidence.requests.iter().filter(|request| request.accepted()).count() as u64);
     judgement.count("requests", evidence.requests.len() as u64);
     judgement
@@ -178,6 +184,26 @@ fn tools_work(evidence: &Evidence, judgement: &mut Judgement) {
             judgement
                 .wrong(1, format!("{} came to its end {done} times, and has put nothing into the queue", kind.name()));
         }
+    }
+}
+
+/// The resize came to its end, did not crash on the way, and had something to do.
+fn has_grown(evidence: &Evidence, grown: &Grown, judgement: &mut Judgement) {
+    judgement.notes.push(format!("topics resize ended with {:?} (none: killed)", grown.exits));
+    if grown.exits.last() != Some(&Some(0)) {
+        judgement.wrong(1, "topics resize did not come to its end".into());
+    }
+    if grown.exits.iter().any(|exit| matches!(exit, Some(2 | 101))) {
+        judgement.wrong(1, "topics resize crashed, or was not understood".into());
+    }
+    let moved = evidence.topics.queue.iter().filter(|record| grown.has_moved(record)).count() as u64;
+    judgement.count("queue records passed over by the resize", grown.passed_over);
+    judgement.count("queue records moved by the resize", moved);
+    if moved < grown.passed_over {
+        judgement.wrong(1, format!("{} records waited, and the resize has moved {moved}", grown.passed_over));
+    }
+    if grown.passed_over == 0 {
+        judgement.wrong(0, "nothing waited in the queue when it grew: this proves little".into());
     }
 }
 
@@ -279,9 +305,10 @@ impl<'a> Court<'a> {
         &self.evidence.requests[number]
     }
 
-    /// The queue partition of an event: that of its contact.
-    pub fn partition(&self, case: &Case<'_>) -> Option<i32> {
-        case.queued.first().map(|record| record.partition)
+    /// The queue partition of an event then: that of its contact.
+    pub fn partition(&self, case: &Case<'_>, then: Micros) -> Option<i32> {
+        let before = case.queued.iter().filter(|record| record.at <= then);
+        before.max_by_key(|record| record.at).or(case.queued.first()).map(|record| record.partition)
     }
 
     /// When that life was last given that partition before then.

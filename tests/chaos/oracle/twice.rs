@@ -133,7 +133,7 @@ impl Trial<'_, '_> {
         if is_zombie(court, second) {
             return Ok("zombie: woken after its session had ended");
         }
-        let partition = court.partition(&court.cases[second_case]);
+        let partition = court.partition(&court.cases[second_case], second.began);
         let given = partition.and_then(|partition| court.given(second.life, partition, second.began));
         let (since, told) = match given {
             Some(given) => (given, clock::tell(given)),
