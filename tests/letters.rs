@@ -149,6 +149,7 @@ fn a_foreign_dead_letter_is_counted_and_passed_over() {
     let adas = lines(&world, &["list", "--contact", "ada@example.com", "--oldest-first"]);
     let reasons: Vec<_> = adas.iter().map(|letter| letter["reason"].as_str().expect("a reason")).collect();
     assert_eq!(reasons, ["rejected", "foreign"], "as explain --contact counts them");
+    assert!(adas[0]["contact"].is_string() && adas[0]["contact"] == adas[1]["contact"], "{adas:?}");
     let shown = succeeded(dead_letters(&world, &["show", "0:0"], &[]))
         + &succeeded(dead_letters(&world, &["show", "0:1"], &[]));
     assert!(shown.contains("another tool wrote or changed it"), "{shown}");

@@ -249,3 +249,17 @@ fn a_reader_that_has_read_enough_ends_a_command_quietly() {
         assert!(output.status.success() && told.is_empty(), "{arguments:?}: {told}");
     }
 }
+
+#[test]
+fn what_cannot_be_written_is_a_problem_and_told() {
+    let commands = [&["man", "replay"][..], &["completions", "bash"], &["check", "--print-example"]];
+    for arguments in
+        commands.into_iter().chain([&["--help"][..], &["dead-letters", "redrive", "--help"], &["--version"]])
+    {
+        let full = std::fs::File::options().write(true).open("/dev/full").expect("there");
+        let output = binary().args(arguments).stdout(full).stderr(Stdio::piped()).output().expect("it runs");
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {told}");
+        assert!(told.contains("standard output: No space left"), "{arguments:?}: {told}");
+    }
+}

@@ -205,7 +205,10 @@ fn list_of(problems: &[Problem]) -> String {
 
 /// Runs what the command line says.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(told) => return tell(&told),
+    };
     crate::poison::hush_panics();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -242,6 +245,17 @@ pub fn main() -> ExitCode {
             eprintln!("{label}{error}");
             error.exit_code()
         }
+    }
+}
+
+/// Help, the version, or what is wrong with the command line.
+fn tell(told: &clap::Error) -> ExitCode {
+    match told.print() {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe && !told.use_stderr() => {
+            eprintln!("error: standard output: {error}");
+            ExitCode::FAILURE
+        }
+        _ => ExitCode::from(told.exit_code() as u8),
     }
 }
 

@@ -30,6 +30,7 @@ impl Row {
 
     pub fn of(config: &Config, found: &Found) -> Row {
         let (at, place) = (found.at(), found.place());
+        let contact = found.contact(config).map(|contact| contact.to_string());
         match &found.kind {
             Kind::Letter(letter) => Row {
                 at,
@@ -43,7 +44,7 @@ impl Row {
                     key: None,
                     ..*origin
                 }),
-                contact: found.contact(config, letter).map(|contact| contact.to_string()),
+                contact,
             },
             Kind::Foreign(_) | Kind::Note(_) => Row {
                 at,
@@ -53,7 +54,7 @@ impl Row {
                 attempts: None,
                 redrives: 0,
                 source: None,
-                contact: None,
+                contact,
             },
         }
     }

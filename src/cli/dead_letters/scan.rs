@@ -13,7 +13,7 @@ use crate::cli::table::counted;
 use crate::cli::{CommandError, Stopped};
 use crate::config::Config;
 use crate::dead_letter::record::{concerns, contact};
-use crate::dead_letter::{Filter, Kind, Letter, Note};
+use crate::dead_letter::{Filter, Kind, Note};
 use crate::dedup::Contact;
 use crate::kafka::{self, Next, Range, RangeReader};
 
@@ -65,8 +65,14 @@ impl Found {
         self.message.payload()
     }
 
-    pub fn contact(&self, config: &Config, letter: &Letter) -> Option<Contact> {
-        contact(&config.rules, self.value(), letter.is_event, Timestamp::now())
+    /// Whose event it is, where that can be told; a batch is nobody's alone.
+    pub fn contact(&self, config: &Config) -> Option<Contact> {
+        let is_event = match &self.kind {
+            Kind::Letter(letter) => letter.is_event,
+            Kind::Foreign(_) => true,
+            Kind::Note(_) => return None,
+        };
+        contact(&config.rules, self.value(), is_event, Timestamp::now())
     }
 
     /// Whether the filter takes it; never a note.

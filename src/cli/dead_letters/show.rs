@@ -168,7 +168,7 @@ fn words(config: &Config, found: &Found, redriven: &Redriven, reveal: bool) -> S
         Kind::Letter(letter) => {
             let mut text = Text::new(&format!("dead letter {place} of {topic}, written {at}"));
             text.letter(letter, redriven.at(found.place()));
-            let contact = found.contact(config, letter);
+            let contact = found.contact(config);
             text.line("contact", &contact.map_or_else(|| "not known".to_owned(), |contact| contact.to_string()));
             text.record(found, &letter.original, reveal);
             text.0
