@@ -55,6 +55,11 @@ impl Run<'_> {
         // A number that none of the plan's has.
         self.world.nat.apply(usize::MAX, outage);
         tokio::time::sleep(outage.length).await;
+        // The last phase's faults may have left the groups without anybody who queues.
+        let began = Instant::now();
+        while began.elapsed() < PATIENCE && !self.waiting().await.is_ok_and(|waiting| waiting > 0) {
+            tokio::time::sleep(Duration::from_millis(250)).await;
+        }
         for slot in 0..SLOTS {
             if growth.killed[slot] { self.instances.kill(slot) } else { self.instances.terminate(slot) }
         }
