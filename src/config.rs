@@ -177,6 +177,10 @@ impl Config {
     pub fn load(sources: &Sources) -> Result<Config, Vec<Problem>> {
         let (resolved, mut problems) = resolve::resolve(sources);
         problems.extend(check_together(&resolved));
+        // What a file sets that cannot be read is not known to be missing.
+        if problems.iter().any(|problem| problem.setting == resolve::FILE) {
+            problems.retain(|problem| !problem.missing);
+        }
         if problems.is_empty() { Ok(Config::from_resolved(&resolved)) } else { Err(problems) }
     }
 
@@ -479,6 +483,20 @@ mod tests {
         for name in ["nat.timeout", "engage", "kafka.brokers", "nat.url", "nat.api_key_file"] {
             assert!(names.contains(&name.to_owned()), "{name} in {names:?}");
         }
+    }
+
+    #[test]
+    fn of_a_file_that_cannot_be_read_nothing_is_told_to_be_missing() {
+        let sources = |set: &[&str]| Sources {
+            file: Some("/no/such.toml".into()),
+            set: set.iter().map(|set| (*set).to_owned()).collect(),
+            ..Sources::default()
+        };
+        let names = |sources| -> Vec<String> {
+            Config::load(&sources).expect_err("bad").into_iter().map(|problem| problem.setting).collect()
+        };
+        assert_eq!(names(sources(&[])), ["--config"]);
+        assert_eq!(names(sources(&["nat.timeout=soon"])), ["--config", "nat.timeout"]);
     }
 
     #[test]

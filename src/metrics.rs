@@ -111,7 +111,7 @@ catalogue! {
     stopped_partitions: IntGaugeVec = "nat_destination_stopped_partitions", ["stage"],
         "Partitions that are not read on since nobody can tell what comes next: the topic was made anew, or cut.";
     api_key_file_wrong: IntGauge = "nat_destination_api_key_file_wrong", [],
-        "1 while nat.api_key_file holds no key: the one that was is used, and the next start fails.";
+        "1 while nat.api_key_file holds no usable key: the one that was is used, and the next start fails.";
     suppress_file_wrong: IntGauge = "nat_destination_suppress_file_wrong", [],
         "1 while the suppression list cannot be read or has a wrong line: the one that was stays in force.";
     suppress_file_contacts: IntGauge = "nat_destination_suppress_file_contacts", [],

@@ -69,7 +69,7 @@ impl SuppressList {
 
     fn add(&mut self, contact: &str) -> Option<()> {
         if contact.contains('@') {
-            self.whole.insert(Contact::of(&normalise_email(contact).ok()?).0);
+            self.whole.insert(Contact::of(&address(contact)?).0);
         } else {
             match contact.len() {
                 12 => self.short.insert(digits(contact)?),
@@ -110,6 +110,16 @@ impl SuppressList {
             _ => outcome,
         }
     }
+}
+
+/// An address as events have it. What a spreadsheet or a mail program puts around one would make it another contact, of whom
+/// no event ever comes: such a line is wrong. An address that has such characters is listed by its hash.
+fn address(contact: &str) -> Option<String> {
+    let email = normalise_email(contact).ok()?;
+    let (local, domain) = email.split_once('@')?;
+    let is_quoted = local.starts_with('\'') || local.contains(|c| "\"<>()[],;:\\/*".contains(c));
+    let is_domain = domain.chars().all(|c| !c.is_ascii_punctuation() || "-._".contains(c));
+    (is_domain && !is_quoted).then_some(email)
 }
 
 fn digits<const N: usize>(text: &str) -> Option<[u8; N]> {
@@ -272,6 +282,27 @@ mod tests {
             assert_eq!(SuppressList::parse(format!("# who\n{wrong}\nx").as_bytes()), Err(2), "{wrong}");
         }
         assert_eq!(SuppressList::parse(b"ada@example.com\n\xff"), Err(2));
+    }
+
+    #[test]
+    fn an_address_with_something_around_it_is_a_wrong_line_and_not_somebody_else() {
+        for wrong in [
+            "ada@example.com,",
+            "ada@example.com;",
+            "\"ada@example.com\"",
+            "'ada@example.com'",
+            "mailto:ada@example.com",
+            "<ada@example.com>",
+            "*@example.com",
+            "//ada@example.com",
+            "ada@example.com#left",
+        ] {
+            assert_eq!(SuppressList::parse(wrong.as_bytes()), Err(1), "{wrong}");
+        }
+        for right in ["o'brien+list@mail.example.com", "ad\u{e9}le@b\u{fc}cher.example", "a_b-c.d@x-y.example"] {
+            let list = SuppressList::parse(right.as_bytes()).expect(right);
+            assert!(list.holds(&Contact::of(right)), "{right}");
+        }
     }
 
     #[test]

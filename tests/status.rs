@@ -277,9 +277,9 @@ fn a_broken_key_file_keeps_the_old_key() {
     std::fs::write(world.key_file(), "").expect("written");
     let warnings = || instance.log().matches("the API key cannot be read again").count();
     world.wait("it is told", || warnings() == 1);
-    let is_told = || problems(&report(&world, &[instance.admin()]).1).contains("nat.api_key_file holds no key");
+    let is_told = || problems(&report(&world, &[instance.admin()]).1).contains("nat.api_key_file holds no usable key");
     world.wait("status tells it", is_told);
-    assert!(instance.get("/readyz").1.contains("nat.api_key_file holds no key"));
+    assert!(instance.get("/readyz").1.contains("nat.api_key_file holds no usable key"));
     world.visits(0..10);
     instance.wait_until_settled(10);
     std::thread::sleep(Duration::from_millis(2500)); // Two more looks.

@@ -8,6 +8,17 @@ use rdkafka::client::DefaultClientContext;
 use super::resize::{add_by_hand, refused, resize, resized, text};
 use super::support::World;
 
+fn delete(world: &World, topics: &[&str]) {
+    let admin: AdminClient<DefaultClientContext> =
+        ClientConfig::new().set("bootstrap.servers", &world.brokers).create().expect("an admin client");
+    let deleted = world.runtime.block_on(admin.delete_topics(topics, &AdminOptions::new())).expect("an answer");
+    deleted.into_iter().for_each(|deleted| drop(deleted.expect("deleted")));
+    world.wait("it is gone", || {
+        let told = text(&world.command(&["topics", "verify"], &[]).output().expect("it runs"));
+        topics.iter().all(|topic| told.contains(&format!("topic {topic:?}: it is missing")))
+    });
+}
+
 #[test]
 fn partitions_added_by_hand_are_refused_with_the_way_out() {
     let world = World::new();
@@ -41,27 +52,42 @@ fn a_queue_that_was_deleted_is_made_anew_as_its_history_is_keyed() {
     world.visits(0..30);
     world.run_until_caught_up(&[]);
     let (queue, delivered) = (world.topic("queue"), world.topic("delivered"));
-    let admin: AdminClient<DefaultClientContext> =
-        ClientConfig::new().set("bootstrap.servers", &world.brokers).create().expect("an admin client");
-    let delete = |topics: &[&str]| {
-        let deleted = world.runtime.block_on(admin.delete_topics(topics, &AdminOptions::new())).expect("an answer");
-        deleted.into_iter().for_each(|deleted| drop(deleted.expect("deleted")));
-        world.wait("it is gone", || {
-            let told = text(&world.command(&["topics", "verify"], &[]).output().expect("it runs"));
-            topics.iter().all(|topic| told.contains(&format!("topic {topic:?}: it is missing")))
-        });
-    };
     let created = || text(&world.command(&["topics", "create"], &["topics.partitions=5"]).output().expect("it runs"));
-    delete(&[&queue]);
+    delete(&world, &[&queue]);
     let told = created();
     assert!(told.contains(&format!("created  {queue} (3 partitions)")), "{told}");
     world.visits(0..40);
     world.run_until_caught_up(&["topics.partitions=5"]);
     assert_eq!(world.stand_in.requests(), 40, "what was delivered before is known");
     // Both made anew have no history, and are as the setting says.
-    delete(&[&queue, &delivered]);
+    delete(&world, &[&queue, &delivered]);
     let told = created();
     assert!(told.contains(&format!("created  {queue} (5 partitions)")), "{told}");
+}
+
+#[test]
+fn without_a_layout_a_resize_goes_by_the_smaller_topic_and_nothing_is_sent_twice() {
+    let world = World::new();
+    world.visits(0..60);
+    world.run_until_caught_up(&[]);
+    add_by_hand(&world, &world.topic("queue"), 5);
+    delete(&world, &[&world.topic("layout")]);
+    assert!(resized(&world, "5").contains("from 3 to 5 partitions"));
+    world.visits(0..80);
+    world.run_until_caught_up(&[]);
+    assert_eq!(world.stand_in.requests(), 80);
+}
+
+#[test]
+fn a_delivered_topic_that_was_deleted_is_told_when_it_is_made_anew() {
+    let world = World::new();
+    world.visits(0..10);
+    world.run_until_caught_up(&[]);
+    let told = |world: &World| text(&world.command(&["run", "--until-caught-up"], &[]).output().expect("it runs"));
+    let warning = "what had been delivered is not remembered";
+    assert!(!told(&world).contains(warning), "it is there");
+    delete(&world, &[&world.topic("delivered")]);
+    assert!(told(&world).contains(warning));
 }
 
 #[test]

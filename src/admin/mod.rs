@@ -156,7 +156,8 @@ fn troubles(ingest: &StageStatus, deliver: &StageStatus, metrics: &Metrics) -> V
     }
     if metrics.api_key_file_wrong.get() > 0 {
         lines.push(
-            "nat.api_key_file holds no key, and the one that was is used until the next start; see the log".into(),
+            "nat.api_key_file holds no usable key, and the one that was is used until the next start; see the log"
+                .into(),
         );
     }
     if metrics.suppress_file_wrong.get() > 0 {
@@ -208,7 +209,7 @@ mod tests {
                 "the group does not confirm that this instance is a member: nothing is sent until it does",
                 "Nat.app said not to come back before 2026-11-24T08:00:00Z",
                 "partition 3 of events is not read on: its offset is not in it; see the log",
-                "nat.api_key_file holds no key, and the one that was is used until the next start; see the log",
+                "nat.api_key_file holds no usable key, and the one that was is used until the next start; see the log",
                 "suppress.file is wrong, and the list that was stays in force; see the log"
             ]
         );

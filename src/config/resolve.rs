@@ -100,6 +100,9 @@ impl fmt::Display for Raw {
     }
 }
 
+/// What is named where the file itself cannot be read.
+pub const FILE: &str = "--config";
+
 /// The three sources of settings, the strongest last.
 #[derive(Debug, Default)]
 pub struct Sources {
@@ -145,12 +148,12 @@ impl Resolver {
             Ok(text) => text,
             Err(error) => {
                 let hint = "write one with: nat-destination check --print-example";
-                return self.problem("--config", Some(shown.to_string()), format!("cannot be read: {error}; {hint}"));
+                return self.problem(FILE, Some(shown.to_string()), format!("cannot be read: {error}; {hint}"));
             }
         };
         match text.parse::<toml::Table>() {
             Ok(parsed) => self.read_table("", &parsed, &Origin::File(path.to_owned())),
-            Err(error) => self.problem("--config", Some(shown.to_string()), format!("is not TOML: {error}")),
+            Err(error) => self.problem(FILE, Some(shown.to_string()), format!("is not TOML: {error}")),
         }
     }
 

@@ -79,6 +79,16 @@ pub async fn verify_or_create(config: &Config, create: bool) -> Result<Verified,
     if let Some(partitions) = found.unwritten {
         write_layout(config, &Layout::of(partitions)).await?;
     }
+    if let [queue, delivered, ..] = found.topics.as_slice()
+        && delivered.created
+        && !queue.created
+    {
+        tracing::warn!(
+            topic = delivered.topic,
+            "it was missing, though the queue was there, and is made anew: what had been delivered is not remembered, and \
+             contact-days that come again are sent again"
+        );
+    }
     let partitions = found.topics.first().map_or(0, |queue| queue.partitions);
     // Half, so that nothing that a batch has around its records makes it too large.
     let half = |resource| value_of(resource, "max.message.bytes").parse::<usize>().ok().map(|bytes| bytes / 2);
@@ -98,11 +108,11 @@ pub async fn inspect(config: &Config) -> Result<Inspected, KafkaProblem> {
     Ok(found)
 }
 
-/// The layout, written and its topic made where there is none: then the queue is taken as it is.
+/// The layout, written and its topic made where there is none: then contacts are keyed by that number.
 ///
 /// # Errors
 /// When it cannot be read or made.
-pub async fn ensure_layout(config: &Config, queue: usize) -> Result<Layout, KafkaProblem> {
+pub async fn ensure_layout(config: &Config, made_with: usize) -> Result<Layout, KafkaProblem> {
     let [.., topic] = wanted(config);
     if partitions_of(&fetch_metadata(config, Some(topic.name)).await?, topic.name)?.is_none() {
         create_topic(config, &admin(config)?, &topic, 1).await?;
@@ -110,7 +120,7 @@ pub async fn ensure_layout(config: &Config, queue: usize) -> Result<Layout, Kafk
     if let Some(layout) = read_layout(config).await? {
         return Ok(layout);
     }
-    let layout = Layout::of(queue);
+    let layout = Layout::of(made_with);
     write_layout(config, &layout).await?;
     Ok(layout)
 }

@@ -155,6 +155,12 @@ fn read_key(source: &KeySource) -> Result<String, ClientError> {
             format!("{place} holds a space or more than one line; it has to hold the API key and nothing else");
         return Err(key_error(source, problem));
     }
+    if !key.is_ascii() {
+        let problem = format!(
+            "{place} holds a character that no API key has (a byte order mark, perhaps): save it as plain text, ASCII"
+        );
+        return Err(key_error(source, problem));
+    }
     Ok(key.to_owned())
 }
 
@@ -191,7 +197,13 @@ mod tests {
             read_key(&source).map_err(|error| error.to_string())
         };
         assert_eq!(problem("abc\r\n").as_deref(), Ok("abc"));
-        for (text, part) in [("", "is empty"), ("\n", "is empty"), ("a\nb\n", "more than one line"), ("a b", "space")] {
+        for (text, part) in [
+            ("", "is empty"),
+            ("\n", "is empty"),
+            ("a\nb\n", "more than one line"),
+            ("a b", "space"),
+            ("\u{feff}abc", "byte order mark"),
+        ] {
             let told = problem(text).expect_err("not a key");
             assert!(told.starts_with("nat.api_key_file: ") && told.contains(part), "{told}");
         }

@@ -128,7 +128,9 @@ async fn begin(
 ) -> Result<(Layout, Resizing), ResizeError> {
     let queue = kafka::partitions(config, &config.topics.queue).await.map_err(ResizeError::Unbegun)?.len();
     let delivered = kafka::partitions(config, &config.topics.delivered).await.map_err(ResizeError::Unbegun)?.len();
-    let before = kafka::ensure_layout(config, queue).await.map_err(ResizeError::Unbegun)?;
+    // Without a layout the smaller one tells how contacts were keyed: partitions that are added by hand only make more.
+    let made_with = queue.min(delivered);
+    let before = kafka::ensure_layout(config, made_with).await.map_err(ResizeError::Unbegun)?;
     let resizing = claim.on(plan::plan(&before, queue, delivered, to)?);
     let goes_on = before.resizing.is_some();
     refuse_while_running(config).await.map_err(|refused| refused.of(goes_on))?;

@@ -360,7 +360,7 @@ mod tests {
         assert!(told.contains("a:1 sends nothing: Nat.app said not to come back before 1970-01-02"), "{told}");
         assert!(Report::of(found(&[Ok(held("1970-01-01T00:01:00Z"))])).healthy, "no longer than many a Retry-After");
         let told = problem(&[Ok(Status { api_key_file_wrong: true, ..whole() })]);
-        assert!(told.contains("a:1: nat.api_key_file holds no key"), "{told}");
+        assert!(told.contains("a:1: nat.api_key_file holds no usable key"), "{told}");
         let stopped = vec![Place { topic: "events".into(), partition: 1 }];
         assert!(problem(&[Ok(Status { stopped, ..whole() })]).contains("partition 1 of events"));
         assert!(problem(&[Ok(whole()), Err("refused".into())]).contains("gone:1 gives no status: refused"));

@@ -49,8 +49,9 @@ fn of_instance(place: &str, status: &Status, at: Timestamp) -> Vec<String> {
         problems.push(format!("{place} cannot read partition {partition} of {topic} on; its log says why"));
     }
     if status.api_key_file_wrong {
-        problems
-            .push(format!("{place}: nat.api_key_file holds no key, the one that was is used; the next start fails"));
+        problems.push(format!(
+            "{place}: nat.api_key_file holds no usable key, the one that was is used; the next start fails"
+        ));
     }
     if status.suppress_file_wrong {
         problems.push(format!("{place}: suppress.file is wrong, the list that was stays in force; its log says why"));
