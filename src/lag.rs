@@ -12,7 +12,7 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tokio::sync::{mpsc, watch};
 
 use crate::config::Config;
-use crate::kafka::{self, Context, KafkaProblem, admin_config};
+use crate::kafka::{self, Context, KafkaProblem, TopicPartition, admin_config};
 use crate::metrics::{Metrics, set_age};
 use crate::stage::{Position, StageStatus, Stop};
 
@@ -24,6 +24,14 @@ const RETENTION_EVERY: Duration = Duration::from_secs(60);
 /// key by another number.
 const GROWTH_EVERY: u32 = 3;
 
+/// A topic that is not what it was.
+#[derive(Debug)]
+pub struct Changed {
+    pub problem: KafkaProblem,
+    /// Partitions whose end went back.
+    pub not_in_topic: Vec<TopicPartition>,
+}
+
 /// Starts the watch; it ends when the stages are told to. Tells of a topic that is not what it was: its end went back, or the
 /// queue has more than its `partitions` (where they are known).
 pub fn watch(
@@ -32,7 +40,7 @@ pub fn watch(
     stages: Vec<watch::Receiver<StageStatus>>,
     partitions: Option<usize>,
     stop: Stop,
-) -> mpsc::Receiver<KafkaProblem> {
+) -> mpsc::Receiver<Changed> {
     let (sender, problems) = mpsc::channel(1);
     let started = std::thread::Builder::new().name("lag".into()).spawn(move || {
         let client: BaseConsumer<Context> =
@@ -48,20 +56,26 @@ pub fn watch(
             if round.is_multiple_of(GROWTH_EVERY)
                 && let Some(problem) = partitions.and_then(|made_with| growth(&client, &config, made_with))
             {
-                let _ = sender.try_send(problem);
+                let _ = sender.try_send(Changed { problem, not_in_topic: Vec::new() });
                 return;
             }
             round = round.wrapping_add(1);
             forget_gone(&config, &metrics, &mut told, &positions);
+            let mut changed: Option<Changed> = None;
             for (position, end) in positions.iter().zip(ends_of(&client, &positions, &stop)) {
                 // The gauge keeps what it said: the brokers are away, and that shows elsewhere.
                 let Some(end) = end else { continue };
                 tell(&config, &metrics, position, end);
                 if let Err(problem) = ends.take(position, end) {
-                    // Without a service there is nobody to tell; one problem is enough to end it.
-                    let _ = sender.try_send(problem);
-                    return;
+                    // One problem is enough to end it; of the same topic's other partitions the place is told.
+                    let changed = changed.get_or_insert(Changed { problem, not_in_topic: Vec::new() });
+                    changed.not_in_topic.push((position.topic.clone(), position.partition));
                 }
+            }
+            if let Some(changed) = changed {
+                // Without a service there is nobody to tell.
+                let _ = sender.try_send(changed);
+                return;
             }
             nap(&stop);
         }

@@ -46,7 +46,7 @@ pub struct Service {
     deliver_task: JoinHandle<Result<(), KafkaProblem>>,
     watchdog: JoinHandle<Hangs>,
     /// What went wrong with a source topic, or the queue.
-    lag_watch: mpsc::Receiver<KafkaProblem>,
+    lag_watch: mpsc::Receiver<lag::Changed>,
 }
 
 impl Service {
@@ -115,9 +115,9 @@ impl Service {
             ended = &mut self.ingest_task => Err(ended),
             ended = &mut self.deliver_task => Ok(ended),
             Ok(hangs) = &mut self.watchdog => return Err(hangs.into()),
-            Some(problem) = self.lag_watch.recv() => {
-                // What is settled is stored by the end of the stages; nothing more is taken.
-                self.stop();
+            Some(lag::Changed { problem, not_in_topic }) = self.lag_watch.recv() => {
+                // What is settled is stored by the end of the stages, but of what has changed; nothing more is taken.
+                self.stopper.stop_since(Instant::now() + self.config.shutdown_timeout, not_in_topic);
                 let _ = tokio::join!(&mut self.ingest_task, &mut self.deliver_task);
                 return Err(problem.into());
             }
@@ -159,12 +159,13 @@ async fn wait_until_committed(
 ) -> Result<(), KafkaProblem> {
     let first = patiently(None, || kafka::committed(config, group, partitions.clone())).await?;
     let ends = patiently(None, || kafka::ends(config, partitions.clone())).await?;
+    let not_in_topic = patiently(None, || kafka::not_in_topic(config, group, partitions.clone())).await?;
     for (place, (_, end)) in &ends {
         let committed = first.get(place).copied().unwrap_or(0);
-        if committed > *end {
+        if committed > *end || not_in_topic.contains(place) {
             let (topic, partition) = place.clone();
             let problem = format!(
-                "the group {group} has committed offset {committed} of partition {partition}, which ends at {end}: the topic \
+                "the group {group} has committed offset {committed} of partition {partition}, which is not in it: the topic \
                  was made anew, or cut. Set the offset with kafka-consumer-groups.sh --reset-offsets"
             );
             return Err(KafkaProblem::Topic { topic, problem });

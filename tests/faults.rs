@@ -11,7 +11,7 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use super::support::World;
 use super::support::kafka::{Kafka, Options};
-use super::support::world::identify;
+use super::support::world::{Instance, identify};
 
 const DAY: &str = "2026-11-20T08:00:00Z";
 const SOON: &str = "kafka.properties.session.timeout.ms=6000";
@@ -116,10 +116,59 @@ fn a_topic_deleted_and_made_again_is_not_passed_over_in_silence() {
     }
     // It leaves its groups, if it has not: of others' offsets a group with members takes none.
     instance.stop();
+    // A service manager starts it again, when the topic has grown past the old offset.
+    world.visits(60..130);
+    let instance = world.start(&[]);
+    world.wait("all is read, or it says that it is not", || {
+        world.accepted().len() == 130 || instance.metric("nat_destination_stopped_partitions", &["ingest"]) == 1.0
+    });
+    instance.stop();
     set_offset(&world, &world.topic("ingest"), &world.source, 0, 0);
     world.run_until_caught_up(&[SOON]);
-    assert_eq!(world.accepted_days().len(), 60);
-    assert_eq!(world.stand_in.requests(), 60, "and nothing twice");
+    assert_eq!(world.accepted_days().len(), 130);
+    assert_eq!(world.stand_in.requests(), 130, "and nothing twice");
+}
+
+#[test]
+fn an_offset_that_is_not_in_its_topic_stays_so_over_restarts_until_it_is_set() {
+    for (stage, protocol) in
+        [("ingest", "classic"), ("deliver", "classic"), ("ingest", "consumer"), ("deliver", "consumer")]
+    {
+        let protocol = format!("kafka.properties.group.protocol={protocol}");
+        let world = World::with(1, Behaviour::default());
+        let set: [&str; 2] = ["topics.partitions=1", &protocol];
+        let topic = if stage == "ingest" { world.source.clone() } else { world.topic("queue") };
+        world.run_until_caught_up(&set);
+        set_offset(&world, &world.topic(stage), &topic, 0, 50);
+        let is_stopped = |instance: &Instance| {
+            world.wait("it is not read on", || instance.metric("nat_destination_stopped_partitions", &[stage]) == 1.0);
+            assert_eq!(instance.metric("nat_destination_events_total", &[]), 0.0);
+        };
+        let instance = world.start(&set);
+        world.visits(0..10);
+        is_stopped(&instance);
+        assert!(instance.stop().0.success());
+        // Past the offset, so that nothing would tell any more.
+        let instance = world.start(&set);
+        world.visits(10..80);
+        is_stopped(&instance);
+        if stage == "deliver" {
+            world.wait("they are queued", || instance.metric("nat_destination_events_queued_total", &[]) >= 70.0);
+        }
+        assert!(instance.stop().0.success());
+        for _ in 0..2 {
+            let instance = world.start(&set);
+            is_stopped(&instance);
+            assert!(instance.log().contains("found by an earlier run"), "{}", instance.log());
+            assert!(instance.stop().0.success());
+        }
+        let output = world.command(&["run", "--until-caught-up"], &set).output().expect("it runs");
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.code() == Some(1) && told.contains("the topic was made anew, or cut"), "{told}");
+        set_offset(&world, &world.topic(stage), &topic, 0, 0);
+        world.run_until_caught_up(&set);
+        assert_eq!((world.accepted_days().len(), world.stand_in.requests()), (80, 80), "{stage} {protocol}");
+    }
 }
 
 #[test]

@@ -74,6 +74,8 @@ pub enum ToFeed {
     /// Prove that this instance is a member of its group still.
     Prove,
     HandBack(Vec<i32>),
+    /// Read these no more: what they hold now is not what the offsets mean.
+    StopReading(Vec<TopicPartition>),
     Close,
 }
 
@@ -233,10 +235,14 @@ impl Feed {
         let is_paused = |(_, partition): &TopicPartition| self.paused || self.held.contains(partition);
         let Lacking { gone, stopped } = self.consumer.find_places_again(is_paused)?;
         gone.iter().for_each(|(place, records)| self.metrics.gone(place, *records));
+        self.tell_stopped(stopped);
+        Ok(())
+    }
+
+    fn tell_stopped(&self, stopped: Vec<TopicPartition>) {
         if !stopped.is_empty() {
             self.tell(FromFeed::Stopped(stopped.into_iter().map(|(_, partition)| partition).collect()));
         }
-        Ok(())
     }
 
     fn take_notice(&mut self, notice: Notice) -> Result<(), KafkaProblem> {
@@ -253,6 +259,7 @@ impl Feed {
                 self.tell(FromFeed::Assigned(
                     begins.into_iter().map(|((_, partition), begin)| (partition, begin)).collect(),
                 ));
+                self.tell_stopped(self.consumer.stopped_of(&partitions));
             }
             Notice::Revoke(partitions) => self.tell(FromFeed::Revoked(numbers(&partitions))),
             Notice::Lost(partitions) => {
@@ -289,6 +296,11 @@ impl Feed {
             ToFeed::HandBack(partitions) => {
                 self.consumer.unassign(&self.places(partitions.iter().copied()));
                 self.forget(&partitions);
+            }
+            ToFeed::StopReading(places) => {
+                if let Err(problem) = self.consumer.stop_reading(&places) {
+                    tracing::warn!(%problem, "the group could not be told that its offsets mean nothing any more");
+                }
             }
             ToFeed::Close => {}
         }

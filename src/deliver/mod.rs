@@ -119,6 +119,7 @@ pub async fn run(
         .spawn(move || feed.run())
         .map_err(|error| KafkaProblem::Stopped(format!("a thread cannot be started: {error}")))?;
     let result = deliver.run(&mut channels, &status, &mut stop).await;
+    deliver.tell_feed(ToFeed::StopReading(stop.not_in_topic()));
     deliver.tell_feed(ToFeed::Close);
     // The feed must be able to end whatever it still has to tell.
     channels.feed.close();

@@ -98,6 +98,7 @@ impl Ingest<'_> {
         loop {
             self.state.take_acks()?;
             if let Some(deadline) = stop.deadline() {
+                self.consumer.stop_reading(&stop.not_in_topic())?;
                 return self.finish(deadline);
             }
             assigned |= self.answer_notices()?;
@@ -160,6 +161,7 @@ impl Ingest<'_> {
                     self.consumer.store(&begins);
                     begins.iter().for_each(|(place, _)| self.state.metrics.gone(place, 0));
                     self.state.sources.assign(begins, Timestamp::now().as_millisecond());
+                    self.state.stopped.extend(self.consumer.stopped_of(&partitions));
                     assigned = true;
                 }
                 Notice::Revoke(partitions) => {

@@ -127,8 +127,15 @@ fn log_failure(what: &str, result: KafkaResult<()>) {
     }
 }
 
+/// The metadata of a committed offset that is not in its topic. It stays with the group: by the next start the topic may have
+/// grown past that offset, and reading on from there would pass over what lies before. Whoever sets the offset with Kafka's tools
+/// takes it away.
+pub(super) const NOT_IN_TOPIC: &str = "not in the topic";
+
 pub struct GroupConsumer {
     consumer: BaseConsumer<GroupContext>,
+    /// Partitions that are not read on, with the offset that is not in them.
+    stopped: Mutex<HashMap<TopicPartition, i64>>,
     /// Where each partition began: its position until something of it is read.
     begins: Mutex<HashMap<TopicPartition, i64>>,
     timeout: Duration,
@@ -154,7 +161,7 @@ impl GroupConsumer {
         consumer
             .subscribe(&names)
             .map_err(|error| KafkaProblem::Failed { what: format!("subscribing to {names:?}"), error })?;
-        Ok(GroupConsumer { consumer, begins: Mutex::default(), timeout })
+        Ok(GroupConsumer { consumer, stopped: Mutex::default(), begins: Mutex::default(), timeout })
     }
 
     /// The next record, if one comes within `timeout`. Serves rebalances too: read the notices after each call.
@@ -199,6 +206,7 @@ impl GroupConsumer {
                     begins.push(((element.topic().to_owned(), element.partition()), offset));
                 }
             }
+            self.remember_stopped(partitions, &list);
             self.consumer.incremental_assign(&list).map_err(failed("taking over partitions"))?;
             if let Ok(mut known) = self.begins.lock() {
                 known.extend(begins.iter().cloned());
@@ -214,9 +222,69 @@ impl GroupConsumer {
         if paused {
             self.pause(partitions)
         } else {
+            self.pause(&self.stopped_of(partitions));
             self.resume(partitions)
         }
         Ok(begins)
+    }
+
+    /// Those that an earlier run has found not to be in their topic, whatever the topic holds by now.
+    fn remember_stopped(&self, partitions: &[TopicPartition], committed: &TopicPartitionList) {
+        let Ok(mut stopped) = self.stopped.lock() else { return };
+        stopped.retain(|place, _| !partitions.contains(place));
+        for element in committed.elements().iter().filter(|element| element.metadata() == NOT_IN_TOPIC) {
+            if let Offset::Offset(offset) = element.offset() {
+                tell_stopped(element.topic(), element.partition(), offset, None);
+                stopped.insert((element.topic().to_owned(), element.partition()), offset);
+            }
+        }
+    }
+
+    /// Those of these partitions that are not read on.
+    pub fn stopped_of(&self, partitions: &[TopicPartition]) -> Vec<TopicPartition> {
+        let Ok(stopped) = self.stopped.lock() else { return Vec::new() };
+        partitions.iter().filter(|place| stopped.contains_key(*place)).cloned().collect()
+    }
+
+    /// Reads these no more, those of them that are ours: what they hold now is not what the offsets mean.
+    ///
+    /// # Errors
+    /// When the positions cannot be had.
+    pub fn stop_reading(&self, places: &[TopicPartition]) -> Result<(), KafkaProblem> {
+        let positions = if places.is_empty() { Vec::new() } else { self.positions()? };
+        positions.iter().filter(|(place, _)| places.contains(place)).for_each(|(place, next)| self.stop(place, *next));
+        Ok(())
+    }
+
+    /// Reads a partition no more, and keeps that in mind beyond this process.
+    fn stop(&self, place: &TopicPartition, offset: i64) {
+        if let Ok(mut stopped) = self.stopped.lock() {
+            stopped.insert(place.clone(), offset);
+        }
+        self.pause(std::slice::from_ref(place));
+        // Stored too: what was stored before would be committed later, and say nothing.
+        let list = self.to_commit(&[(place.clone(), offset)]);
+        let stored = self.consumer.store_offsets(&list);
+        if let Err(error) = stored.and_then(|()| self.consumer.commit(&list, CommitMode::Sync)) {
+            tracing::warn!(%error, "the group could not be told that the offset is not in the topic");
+        }
+    }
+
+    /// These offsets; of a partition that is not read on, the one that says so.
+    fn to_commit(&self, offsets: &[(TopicPartition, i64)]) -> TopicPartitionList {
+        let stopped = self.stopped.lock().map(|stopped| stopped.clone()).unwrap_or_default();
+        let mut list = TopicPartitionList::with_capacity(offsets.len());
+        for (place, offset) in offsets {
+            let mut element = list.add_partition(&place.0, place.1);
+            let at = stopped.get(place).copied();
+            if let Err(error) = element.set_offset(Offset::Offset(at.unwrap_or(*offset))) {
+                tracing::warn!(%error, topic = place.0, partition = place.1, offset, "no offset");
+            }
+            if at.is_some() {
+                element.set_metadata(NOT_IN_TOPIC);
+            }
+        }
+        list
     }
 
     /// Looks at every partition of ours whose next record is not there. Where Kafka has deleted records before they were
@@ -228,7 +296,13 @@ impl GroupConsumer {
     /// When the brokers do not tell.
     pub fn find_places_again(&self, is_paused: impl Fn(&TopicPartition) -> bool) -> Result<Lacking, KafkaProblem> {
         let mut lacking = Lacking::default();
-        for (place, next) in self.positions()? {
+        let positions = self.positions()?;
+        let places: Vec<TopicPartition> = positions.iter().map(|(place, _)| place.clone()).collect();
+        lacking.stopped = self.stopped_of(&places);
+        for (place, next) in positions {
+            if lacking.stopped.contains(&place) {
+                continue;
+            }
             let (topic, partition) = (place.0.as_str(), place.1);
             let (low, high) = patiently("reading a partition's ends", || {
                 self.consumer.fetch_watermarks(topic, partition, self.timeout)
@@ -250,16 +324,8 @@ impl GroupConsumer {
                 }
                 lacking.gone.push((place, records.unsigned_abs()));
             } else if next > high {
-                tracing::error!(
-                    topic,
-                    partition,
-                    next,
-                    end = high,
-                    "this partition is not read on: the next record would stand behind its end, so the topic was made \
-                     anew, or cut. Nobody but you can know where to go on: stop this program, set the group's offset \
-                     with kafka-consumer-groups.sh --reset-offsets (--to-earliest reads all of it; dedup makes that safe), \
-                     and start it again"
-                );
+                tell_stopped(topic, partition, next, Some(high));
+                self.stop(&place, next);
                 lacking.stopped.push(place);
             }
         }
@@ -308,18 +374,16 @@ impl GroupConsumer {
         log_failure("handing partitions back", self.consumer.incremental_unassign(&list_of(partitions)));
     }
 
-    /// Stores the offsets to be committed: the next ones to read. A partition that is not ours any more is passed over.
+    /// Stores the offsets to be committed: the next ones to read. A partition that is not ours any more is passed over, and so is
+    /// one that is not read on: its offset stays as it is.
     pub fn store(&self, offsets: &[(TopicPartition, i64)]) {
+        let stopped = self.stopped.lock().map(|stopped| stopped.clone()).unwrap_or_default();
+        let is_read = |(place, _): &&(TopicPartition, i64)| !stopped.contains_key(place);
+        let offsets: Vec<_> = offsets.iter().filter(is_read).cloned().collect();
         if offsets.is_empty() {
             return;
         }
-        let mut list = TopicPartitionList::with_capacity(offsets.len());
-        for ((topic, partition), offset) in offsets {
-            if let Err(error) = list.add_partition_offset(topic, *partition, Offset::Offset(*offset)) {
-                tracing::warn!(%error, topic, partition, offset, "an offset cannot be stored");
-            }
-        }
-        match self.consumer.store_offsets(&list) {
+        match self.consumer.store_offsets(&self.to_commit(&offsets)) {
             Ok(()) | Err(KafkaError::StoreOffset(RDKafkaErrorCode::State)) => {}
             Err(error) => tracing::warn!(%error, "offsets were not stored; the next ones will be"),
         }
@@ -329,11 +393,7 @@ impl GroupConsumer {
     /// to give up: about a minute while no coordinator answers. The offsets are the ones that were stored last, so that it
     /// changes nothing.
     pub fn is_member(&self, offsets: &[(TopicPartition, i64)]) -> bool {
-        let mut list = TopicPartitionList::with_capacity(offsets.len());
-        let added = offsets.iter().try_for_each(|((topic, partition), offset)| {
-            list.add_partition_offset(topic, *partition, Offset::Offset(*offset))
-        });
-        match added.and_then(|()| self.consumer.commit(&list, CommitMode::Sync)) {
+        match self.consumer.commit(&self.to_commit(offsets), CommitMode::Sync) {
             Ok(()) => true,
             Err(error) => {
                 tracing::debug!(%error, "the group does not confirm that this instance is a member");
@@ -349,8 +409,10 @@ impl GroupConsumer {
     /// librdkafka does not wake the threads that fetch: they find out up to a second later. A question to a partition's
     /// leader wakes its thread; the answer is not waited for.
     pub fn resume(&self, partitions: &[TopicPartition]) {
-        log_failure("resuming", self.consumer.resume(&list_of(partitions)));
-        for (topic, partition) in partitions {
+        let stopped = self.stopped_of(partitions);
+        let read: Vec<_> = partitions.iter().filter(|place| !stopped.contains(place)).cloned().collect();
+        log_failure("resuming", self.consumer.resume(&list_of(&read)));
+        for (topic, partition) in &read {
             let _not_waited_for = self.consumer.fetch_watermarks(topic, *partition, Duration::ZERO);
         }
     }
@@ -369,6 +431,19 @@ impl Drop for GroupConsumer {
             Some(Notice::Lost(_)) | None => {}
         }
     }
+}
+
+fn tell_stopped(topic: &str, partition: i32, next: i64, end: Option<i64>) {
+    let end = end.map_or_else(|| "found by an earlier run".to_owned(), |end| format!("end {end}"));
+    tracing::error!(
+        topic,
+        partition,
+        next,
+        end,
+        "this partition is not read on: the next record would stand behind its end, so the topic was made anew, or cut. \
+         Nobody but you can know where to go on: stop this program, set the group's offset with kafka-consumer-groups.sh \
+         --reset-offsets (--to-earliest reads all of it; dedup makes that safe), and start it again"
+    );
 }
 
 /// A coordinator may be moving just now. Well within max.poll.interval.ms, since nobody polls meanwhile.

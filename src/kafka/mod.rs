@@ -30,8 +30,8 @@ pub use patience::patiently;
 pub use producer::{Ack, AckingProducer, OutgoingRecord, PolledProducer, Refused, WriteFailure};
 pub use range::{Next, Range, RangeReader, between, whole};
 pub use topics::{
-    Group, committed, ends, ends_of_led, partitions, patient_committed, patient_ends, source_partitions, verify_source,
-    with_records_after,
+    Group, committed, ends, ends_of_led, not_in_topic, partitions, patient_committed, patient_ends, source_partitions,
+    verify_source, with_records_after,
 };
 
 use std::time::Duration;

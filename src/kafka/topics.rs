@@ -11,6 +11,7 @@ use regex_lite::Regex;
 use tokio::time::Instant;
 
 use super::clients::{Context, admin_config, client, is_leaderless, reader_config};
+use super::group::NOT_IN_TOPIC;
 use super::patience::patiently;
 use super::{KafkaProblem, TopicPartition};
 use crate::config::Config;
@@ -221,14 +222,18 @@ impl Group {
     /// # Errors
     /// When the brokers do not answer.
     pub fn committed(&self, partitions: &[TopicPartition]) -> Result<BTreeMap<TopicPartition, i64>, KafkaProblem> {
+        let list = self.ask(partitions)?;
+        let offset = |offset: Offset| if let Offset::Offset(offset) = offset { offset } else { 0 };
+        Ok(list.elements().iter().map(|e| ((e.topic().to_owned(), e.partition()), offset(e.offset()))).collect())
+    }
+
+    fn ask(&self, partitions: &[TopicPartition]) -> Result<TopicPartitionList, KafkaProblem> {
         let mut list = TopicPartitionList::new();
         for (topic, partition) in partitions {
             list.add_partition(topic, *partition);
         }
         let asked = self.client.committed_offsets(list, self.timeout);
-        let list = asked.and_then(answered).map_err(|error| failed("reading committed offsets", error))?;
-        let offset = |offset: Offset| if let Offset::Offset(offset) = offset { offset } else { 0 };
-        Ok(list.elements().iter().map(|e| ((e.topic().to_owned(), e.partition()), offset(e.offset()))).collect())
+        asked.and_then(answered).map_err(|error| failed("reading committed offsets", error))
     }
 }
 
@@ -247,8 +252,33 @@ pub async fn committed(
     group: &str,
     partitions: Vec<TopicPartition>,
 ) -> Result<BTreeMap<TopicPartition, i64>, KafkaProblem> {
+    of_group(config, group, move |group| group.committed(&partitions)).await
+}
+
+/// Of these partitions, those whose committed offset is known not to be in the topic (`group::NOT_IN_TOPIC`).
+///
+/// # Errors
+/// When the brokers do not answer.
+pub async fn not_in_topic(
+    config: &Config,
+    group: &str,
+    partitions: Vec<TopicPartition>,
+) -> Result<BTreeSet<TopicPartition>, KafkaProblem> {
+    of_group(config, group, move |group| {
+        let list = group.ask(&partitions)?;
+        let found = list.elements().into_iter().filter(|element| element.metadata() == NOT_IN_TOPIC);
+        Ok(found.map(|element| (element.topic().to_owned(), element.partition())).collect())
+    })
+    .await
+}
+
+async fn of_group<T: Send + 'static>(
+    config: &Config,
+    group: &str,
+    ask: impl FnOnce(&Group) -> Result<T, KafkaProblem> + Send + 'static,
+) -> Result<T, KafkaProblem> {
     let (config, group) = (config.clone(), group.to_owned());
-    let asked = tokio::task::spawn_blocking(move || Group::new(&config, &group)?.committed(&partitions));
+    let asked = tokio::task::spawn_blocking(move || ask(&Group::new(&config, &group)?));
     asked
         .await
         .unwrap_or_else(|error| Err(KafkaProblem::Stopped(format!("reading committed offsets was cut short: {error}"))))

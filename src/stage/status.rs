@@ -88,11 +88,17 @@ impl StageStatus {
 
 /// Tells the stages to stop, and by when.
 #[derive(Debug)]
-pub struct Stopper(watch::Sender<Option<Instant>>);
+pub struct Stopper(watch::Sender<Option<Ending>>);
 
 /// Hears it.
 #[derive(Debug, Clone)]
-pub struct Stop(watch::Receiver<Option<Instant>>);
+pub struct Stop(watch::Receiver<Option<Ending>>);
+
+#[derive(Debug, Clone)]
+struct Ending {
+    deadline: Instant,
+    not_in_topic: Vec<(String, i32)>,
+}
 
 pub fn stopper() -> (Stopper, Stop) {
     let (sender, receiver) = watch::channel(None);
@@ -102,9 +108,14 @@ pub fn stopper() -> (Stopper, Stop) {
 impl Stopper {
     /// The first call counts.
     pub fn stop(&self, deadline: Instant) {
+        self.stop_since(deadline, Vec::new());
+    }
+
+    /// Since these partitions are not what they were: no offset of theirs means anything any more.
+    pub fn stop_since(&self, deadline: Instant, not_in_topic: Vec<(String, i32)>) {
         self.0.send_if_modified(|current| {
             let first = current.is_none();
-            current.get_or_insert(deadline);
+            current.get_or_insert(Ending { deadline, not_in_topic });
             first
         });
     }
@@ -113,7 +124,12 @@ impl Stopper {
 impl Stop {
     /// Set once the stage has to end; what is in flight has until then.
     pub fn deadline(&self) -> Option<Instant> {
-        *self.0.borrow()
+        self.0.borrow().as_ref().map(|ending| ending.deadline)
+    }
+
+    /// Partitions that it has to end for, as `stop_since` says.
+    pub fn not_in_topic(&self) -> Vec<(String, i32)> {
+        self.0.borrow().as_ref().map(|ending| ending.not_in_topic.clone()).unwrap_or_default()
     }
 
     /// Returns when the stage has to end.
