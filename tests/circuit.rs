@@ -69,6 +69,22 @@ fn while_open_reading_is_paused_no_attempt_is_spent_and_it_is_told_since_when() 
 }
 
 #[test]
+fn another_reason_for_which_it_stays_open_is_told_with_what_to_do() {
+    let world = World::with(1, Behaviour { status: Some(404), ..Behaviour::default() });
+    let instance = world.start(&[]);
+    world.visits(0..50);
+    world.wait("the circuit is open", || instance.metric("nat_destination_circuit_open", &["endpoint_not_found"]) == 1.0);
+    assert!(!instance.log().contains("another reason"), "{}", instance.log());
+    world.behave(Behaviour { status: Some(401), ..Behaviour::default() });
+    world.wait("it is told", || {
+        instance.log().contains("for another reason now: Nat.app refuses the API key: put the right one")
+    });
+    world.behave(Behaviour::default());
+    instance.wait_until_settled(50);
+    assert_eq!(world.accepted_days().len(), 50);
+}
+
+#[test]
 fn an_instance_that_gets_its_first_partitions_while_nat_app_is_away_finds_out_when_it_is_back() {
     // What it had pending goes to another instance; with reading paused and nothing to send, there would be no probe.
     let world = World::with(4, Behaviour { status: Some(401), ..Behaviour::default() });

@@ -86,6 +86,38 @@ fn records_that_retention_deleted_before_they_were_read_are_counted_and_told() {
 }
 
 #[test]
+fn records_of_several_partitions_that_are_gone_are_told_once_over_restarts() {
+    for (stage, topic) in [("ingest", "source"), ("deliver", "queue")] {
+        let world = World::with(3, Behaviour::default());
+        let topic = if topic == "source" { world.source.clone() } else { world.topic(topic) };
+        world.run_until_caught_up(&[]);
+        let mut list = TopicPartitionList::new();
+        for partition in 0..3 {
+            for number in 0..20 {
+                let event = identify(&format!("p{number}@example.com"), DAY, "m");
+                world.send(&topic, Some(partition), Some(b"k"), Some(event.as_bytes()), &[]);
+            }
+            set_offset(&world, &world.topic(stage), &topic, partition, 5);
+            list.add_partition_offset(&topic, partition, Offset::Offset(20)).expect("an offset");
+        }
+        world.flush();
+        let deleted = world.runtime.block_on(admin(&world).delete_records(&list, &AdminOptions::new()));
+        deleted.expect("deleted");
+        drop(list);
+        for expected in [45.0, 0.0] {
+            let instance = world.start(&[]);
+            let gone = || instance.metric("nat_destination_records_gone_total", &[]);
+            world.wait("it is told", || gone() >= expected && instance.get("/readyz").0 == 200);
+            // Each partition's refusal comes by itself.
+            std::thread::sleep(Duration::from_secs(2));
+            assert_eq!(gone(), expected, "{stage}");
+            assert!(instance.stop().0.success());
+        }
+        world.run_until_caught_up(&[]);
+    }
+}
+
+#[test]
 fn a_topic_deleted_and_made_again_is_not_passed_over_in_silence() {
     let world = World::with(1, Behaviour::default());
     world.visits(0..50);

@@ -133,7 +133,7 @@ fn an_instance_stopped_past_its_session_neither_commits_nor_writes_for_what_is_n
     let requests = world.stand_in.requests();
     zombie.signal("-CONT");
     world.wait("it makes sure", || zombie.log().contains("Nothing is sent until it does"));
-    world.wait("it hears that they are lost", || zombie.log().contains("lost to another instance"));
+    world.wait("it hears that they are lost", || zombie.log().contains("lost: this instance was away for too long"));
     std::thread::sleep(Duration::from_secs(2));
     // It took part again since; what it had begun before is forgotten.
     assert_eq!(world.stand_in.requests(), requests, "it sent nothing more");

@@ -6,6 +6,7 @@ use nat_destination::sandbox::stand_in::Behaviour;
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier};
 use rdkafka::client::DefaultClientContext;
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use serde_json::{Value, json};
 
 use super::faults::set_offset;
@@ -47,6 +48,35 @@ fn a_rejected_contact_is_fixed_and_redriven() {
     // Once more: it is known.
     let report = redrive(&world, &[], &[]);
     assert_eq!((&report["letters"], &report["passed_over"]), (&json!(0), &json!({"already_redriven": 1})));
+}
+
+#[test]
+fn what_the_queue_lost_of_a_redrive_is_redriven_again_and_what_was_delivered_is_a_duplicate() {
+    let world = World::with(1, rejecting(&["ada@example.com", "bob@example.com"]));
+    let visit = |name: &str| identify(&format!("{name}@example.com"), "2026-11-20T08:00:00Z", name);
+    for name in ["ada", "bob"] {
+        world.event(0, &visit(name));
+    }
+    let one = "topics.partitions=1";
+    world.run_until_caught_up(&[NO_GUARD, one]);
+    world.behave(Behaviour::default());
+    assert_eq!(redrive(&world, &[], &[])["letters"], json!(2));
+    // One of the two is deleted before it is delivered.
+    let queue = world.topic("queue");
+    let mut list = TopicPartitionList::new();
+    list.add_partition_offset(&queue, 0, Offset::Offset(3)).expect("an offset");
+    world.runtime.block_on(admin(&world).delete_records(&list, &AdminOptions::new())).expect("deleted");
+    drop(list);
+    world.run_until_caught_up(&[one]);
+    assert_eq!(world.accepted().len(), 1);
+    assert_eq!(redrive(&world, &[], &[])["passed_over"], json!({"already_redriven": 2}));
+    for _ in 0..2 {
+        let report = redrive(&world, &["--again"], &[]);
+        assert_eq!((&report["letters"], &report["passed_over"]), (&json!(2), &json!({})));
+        world.run_until_caught_up(&[one]);
+        assert_eq!(world.accepted_days(), [day("ada@example.com"), day("bob@example.com")]);
+        assert_eq!(world.accepted().len(), 2);
+    }
 }
 
 /// Starts a redrive that takes seconds, and waits until so many events are in the queue.

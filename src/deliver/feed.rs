@@ -12,7 +12,7 @@ use tokio::sync::mpsc::Sender;
 use super::ahead::ReadAhead;
 use crate::config::{Config, Start};
 use crate::kafka::{
-    GroupConsumer, Headers, KafkaProblem, Lacking, Notice, PollError, TopicPartition, consumer_config, headers_of,
+    Gone, GroupConsumer, Headers, KafkaProblem, Lacking, Notice, PollError, TopicPartition, consumer_config, headers_of,
 };
 use crate::metrics::Metrics;
 use crate::stage::{Budget, Intake};
@@ -234,7 +234,12 @@ impl Feed {
     fn find_place_again(&mut self) -> Result<(), KafkaProblem> {
         let is_paused = |(_, partition): &TopicPartition| self.paused || self.held.contains(partition);
         let Lacking { gone, stopped } = self.consumer.find_places_again(is_paused)?;
-        gone.iter().for_each(|(place, records)| self.metrics.gone(place, *records));
+        for Gone { place, records, first } in gone {
+            self.metrics.gone(&place, records);
+            if let Some(stored) = self.assigned.get_mut(&place.1) {
+                *stored = first;
+            }
+        }
         self.tell_stopped(stopped);
         Ok(())
     }

@@ -219,6 +219,14 @@ impl Deliver {
                 self.schedule.bring_forward(|lane| is_good_probe(&self.partitions, lane));
                 self.tell_feed(ToFeed::Circuit { open: false });
             }
+            (Some((before, _)), Some((reason, _))) if before != reason => {
+                let (answer, todo) = (answer.label(), what_to_do(reason));
+                tracing::error!(
+                    reason = reason.as_str(),
+                    answer,
+                    "the circuit stays open, for another reason now: {todo}; nothing is lost, the lag grows"
+                );
+            }
             (Some(_), Some((reason, _))) if probe => {
                 tracing::warn!(reason = reason.as_str(), answer = %answer.label(), "probe failed; the circuit stays open");
             }

@@ -38,7 +38,11 @@ impl Deliver {
                 Ok(())
             }
             FromFeed::Lost(partitions) => {
-                tracing::warn!(stage = STAGE, ?partitions, "lost to another instance: this one was away for too long");
+                tracing::warn!(
+                    stage = STAGE,
+                    ?partitions,
+                    "lost: this instance was away for too long and another one has them by now, or the topic was deleted"
+                );
                 self.remove(&partitions);
                 if self.partitions.is_empty() {
                     self.writes.drop_unsent();

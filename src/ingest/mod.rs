@@ -136,7 +136,7 @@ impl Ingest<'_> {
                 Some(Err(PollError::Fatal(problem))) => return Err(problem),
                 Some(Err(PollError::OffsetGone)) => {
                     let Lacking { gone, stopped } = consumer.find_places_again(|_| state.paused)?;
-                    gone.iter().for_each(|(place, records)| state.metrics.gone(place, *records));
+                    gone.iter().for_each(|gone| state.metrics.gone(&gone.place, gone.records));
                     state.stopped = stopped;
                 }
                 Some(Err(PollError::Passing(error))) => {
@@ -173,7 +173,7 @@ impl Ingest<'_> {
                     tracing::warn!(
                         stage = STAGE,
                         ?partitions,
-                        "lost to another instance: this one was away for too long"
+                        "lost: this instance was away for too long and another one has them by now, or the topic was deleted"
                     );
                     self.state.sources.remove(&partitions);
                     let revoking = self.state.revoking.take();

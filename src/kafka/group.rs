@@ -46,10 +46,18 @@ pub enum PollError {
 /// What `find_places_again` found.
 #[derive(Debug, Default)]
 pub struct Lacking {
-    /// How many records of a partition were deleted before they were read.
-    pub gone: Vec<(TopicPartition, u64)>,
+    /// Partitions of which records were deleted before they were read.
+    pub gone: Vec<Gone>,
     /// Partitions that are not read on.
     pub stopped: Vec<TopicPartition>,
+}
+
+#[derive(Debug)]
+pub struct Gone {
+    pub place: TopicPartition,
+    pub records: u64,
+    /// The first offset that is left, or the end.
+    pub first: i64,
 }
 
 pub struct GroupContext {
@@ -322,7 +330,7 @@ impl GroupConsumer {
                 if is_paused(&place) {
                     self.pause(std::slice::from_ref(&place));
                 }
-                lacking.gone.push((place, records.unsigned_abs()));
+                lacking.gone.push(Gone { place, records: records.unsigned_abs(), first: low });
             } else if next > high {
                 tell_stopped(topic, partition, next, Some(high));
                 self.stop(&place, next);
@@ -332,12 +340,18 @@ impl GroupConsumer {
         Ok(lacking)
     }
 
-    /// A partition whose offset was refused cannot be sought in: it is given up and taken over again.
+    /// A partition whose offset was refused cannot be sought in: it is given up and taken over again. Nothing is left before that
+    /// offset, so the group goes on there too: what is gone is told once.
     fn begin_at(&self, place: &TopicPartition, offset: i64) -> KafkaResult<()> {
         let mut list = list_of(std::slice::from_ref(place));
         self.consumer.incremental_unassign(&list)?;
         list.set_partition_offset(&place.0, place.1, Offset::Offset(offset))?;
-        self.consumer.incremental_assign(&list)
+        self.consumer.incremental_assign(&list)?;
+        if let Ok(mut begins) = self.begins.lock() {
+            begins.insert(place.clone(), offset);
+        }
+        self.store(&[(place.clone(), offset)]);
+        Ok(())
     }
 
     /// The next offset of each partition of ours.

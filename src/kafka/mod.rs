@@ -20,7 +20,7 @@ pub use clients::{
     Context, admin_config, client, consumer_config, is_final, producer_config, reader_config, tool_producer_config,
 };
 pub use describe::{Description, Reading, describe, reading, retention};
-pub use group::{GroupConsumer, Lacking, Notice, PollError, TopicPartition};
+pub use group::{Gone, GroupConsumer, Lacking, Notice, PollError, TopicPartition};
 pub use grow::{grow, may_grow};
 pub use keying::{Classes, partition_of};
 pub use layout::{Layout, Resizing, added, read_layout, read_layouts, write_layout};

@@ -35,7 +35,8 @@ pub struct ForgetArgs {
     /// The contact's email address; it is hashed here
     #[arg(long, value_name = "EMAIL", value_parser = email)]
     contact: String,
-    /// An audience or trait of Engage whose value is to be forgotten, where no event tells of it any more; may be repeated
+    /// An audience or trait of Engage whose value is to be forgotten besides all others, where no event tells of it any more;
+    /// may be repeated
     #[arg(long, value_name = "KEY")]
     engage: Vec<String>,
     /// Tell what would be forgotten, and write nothing

@@ -96,6 +96,8 @@ pub struct Choice<'a> {
     config: &'a Config,
     list: &'a SuppressList,
     max_redrives: u32,
+    /// Takes also what an earlier redrive has taken.
+    again: bool,
     /// Letters from before this are older than the retention. Unix milliseconds.
     horizon: i64,
     taken: BTreeMap<Place, Taken>,
@@ -133,11 +135,18 @@ impl Chosen {
 }
 
 impl<'a> Choice<'a> {
-    pub fn new(config: &'a Config, list: &'a SuppressList, max_redrives: u32, now: Timestamp) -> Choice<'a> {
+    pub fn new(
+        config: &'a Config,
+        list: &'a SuppressList,
+        max_redrives: u32,
+        again: bool,
+        now: Timestamp,
+    ) -> Choice<'a> {
         Choice {
             config,
             list,
             max_redrives,
+            again,
             horizon: horizon(config.dedup_retention, now),
             taken: BTreeMap::new(),
             reasons: Vec::new(),
@@ -210,7 +219,7 @@ impl<'a> Choice<'a> {
     /// # Errors
     /// When what was delivered cannot be read.
     pub fn settle(mut self, stopped: &Stopped) -> Result<Chosen, CommandError> {
-        for place in self.redriven.places() {
+        for place in self.redriven.places().filter(|_| !self.again) {
             if self.taken.remove(&place).is_some() || self.passed_over.contains_key(&place) {
                 self.passed_over.insert(place, PassedOver::AlreadyRedriven);
             }

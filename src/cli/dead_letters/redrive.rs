@@ -35,7 +35,8 @@ use crate::suppress::SuppressList;
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
     nat-destination dead-letters redrive --config nat-destination.toml --reason rejected --since 2d --dry-run\n  \
-    nat-destination dead-letters redrive --config nat-destination.toml --reason rejected --since 2d --rate 50 --wait\n\n\
+    nat-destination dead-letters redrive --config nat-destination.toml --reason rejected --since 2d --rate 50 --wait\n  \
+    nat-destination dead-letters redrive --config nat-destination.toml --since 2d --again --dry-run\n\n\
     Takes what is there at its start. It can be stopped (Ctrl-C) and run again: what was taken is noted in the dead-letter \
     topic, and passed over. Two at a time do no harm: what both take is delivered once, since the contact's day is used up; \
     and where it is rejected again, twice, the next redrive takes one of the two letters and notes both.\n\n\
@@ -60,6 +61,10 @@ pub struct RedriveArgs {
     /// Also what is older than dedup.retention, of which Nat.app may have been told by another event
     #[arg(long)]
     allow_redelivery: bool,
+    /// Also what an earlier redrive has taken: where the queue lost it before it was delivered (nat_destination_records_gone_total).
+    /// What Nat.app has been told since is a duplicate
+    #[arg(long)]
+    again: bool,
     /// Pass over what was redriven so often already
     #[arg(long, value_name = "TIMES", default_value_t = MAX_REDRIVES, value_parser = clap::value_parser!(u32).range(1..))]
     max_redrives: u32,
@@ -82,8 +87,13 @@ pub async fn run(args: RedriveArgs) -> Result<ExitCode, CommandError> {
     let ranges = stopped.asking(scan::ranges(&config, &filter)).await?;
     let watch = if args.wait { Some(stopped.asking(Watch::begin(&config)).await?) } else { None };
     let (dry_run, as_json) = (args.dry_run, args.json);
-    let options =
-        Options { dry_run, rate: args.rate, max_redrives: args.max_redrives, allow_redelivery: args.allow_redelivery };
+    let options = Options {
+        dry_run,
+        rate: args.rate,
+        max_redrives: args.max_redrives,
+        again: args.again,
+        allow_redelivery: args.allow_redelivery,
+    };
     let done = stopped.working(move |stopped| redrive(&config, &filter, ranges, &options, watch, stopped));
     let report = done.await?.ok_or(CommandError::Stopped)?;
     if report.stopped {
@@ -100,6 +110,7 @@ struct Options {
     dry_run: bool,
     rate: Option<u32>,
     max_redrives: u32,
+    again: bool,
     allow_redelivery: bool,
 }
 
@@ -113,7 +124,7 @@ fn redrive(
     stopped: &Stopped,
 ) -> Result<Option<Report>, CommandError> {
     let list = suppress_list(config)?.unwrap_or_default();
-    let mut choice = Choice::new(config, &list, options.max_redrives, Timestamp::now());
+    let mut choice = Choice::new(config, &list, options.max_redrives, options.again, Timestamp::now());
     let read = scan::select(config, filter, ranges.clone(), "reading", stopped, |found| {
         choice.decide(&found);
         Ok(ControlFlow::Continue(()))
@@ -130,7 +141,7 @@ fn redrive(
     }
     ask_for_leave(config, &chosen, horizon, options.allow_redelivery)?;
     // What was counted in advance is counted anew: the rules look at the clock.
-    let mut report = Report { events: 0, items_left: Counts::new(), ..Report::of(chosen) };
+    let mut report = Report { again: options.again, events: 0, items_left: Counts::new(), ..Report::of(chosen) };
     let mut sending = Sending::new(config, &list, options, watch.is_some())?;
     // What was done until then is told all the same.
     report.failed = sending.finished(&ranges, &mut report, watch, stopped).err();
@@ -356,6 +367,7 @@ struct Report {
     /// Events of batches whose others were sent.
     items_left: Counts,
     outcomes: Option<Outcomes>,
+    again: bool,
     stopped: bool,
     /// Why it was not done.
     failed: Option<CommandError>,
@@ -396,8 +408,12 @@ impl Report {
         match self.wanted.saturating_sub(taken) {
             0 => "stopped waiting for their outcomes; all were redriven, and the service goes on with them".to_owned(),
             left => format!(
-                "stopped with {} left; run the same command again to go on: what was taken is passed over then",
-                counted(left, "dead letter")
+                "stopped with {} left; run the same command again to go on{}",
+                counted(left, "dead letter"),
+                match self.again {
+                    true => ", from the beginning: what is delivered by then is a duplicate",
+                    false => ": what was taken is passed over then",
+                }
             ),
         }
     }
