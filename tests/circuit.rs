@@ -73,7 +73,9 @@ fn another_reason_for_which_it_stays_open_is_told_with_what_to_do() {
     let world = World::with(1, Behaviour { status: Some(404), ..Behaviour::default() });
     let instance = world.start(&[]);
     world.visits(0..50);
-    world.wait("the circuit is open", || instance.metric("nat_destination_circuit_open", &["endpoint_not_found"]) == 1.0);
+    world.wait("the circuit is open", || {
+        instance.metric("nat_destination_circuit_open", &["endpoint_not_found"]) == 1.0
+    });
     assert!(!instance.log().contains("another reason"), "{}", instance.log());
     world.behave(Behaviour { status: Some(401), ..Behaviour::default() });
     world.wait("it is told", || {

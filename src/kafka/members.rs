@@ -28,7 +28,9 @@ pub async fn members(config: &Config, group: &str) -> Result<Vec<String>, KafkaP
     });
     match asked {
         Ok(()) => Ok(Vec::new()),
-        Err(KafkaProblem::Failed { error, .. }) if is_a_members_alone(&error) => Ok(vec!["Kafka does not tell which".into()]),
+        Err(KafkaProblem::Failed { error, .. }) if is_a_members_alone(&error) => {
+            Ok(vec!["Kafka does not tell which".into()])
+        }
         Err(problem) => Err(problem),
     }
 }
