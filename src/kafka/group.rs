@@ -388,16 +388,12 @@ impl GroupConsumer {
         log_failure("handing partitions back", self.consumer.incremental_unassign(&list_of(partitions)));
     }
 
-    /// Stores the offsets to be committed: the next ones to read. A partition that is not ours any more is passed over, and so is
-    /// one that is not read on: its offset stays as it is.
+    /// Stores the offsets to be committed: the next ones to read. A partition that is not ours any more is passed over.
     pub fn store(&self, offsets: &[(TopicPartition, i64)]) {
-        let stopped = self.stopped.lock().map(|stopped| stopped.clone()).unwrap_or_default();
-        let is_read = |(place, _): &&(TopicPartition, i64)| !stopped.contains_key(place);
-        let offsets: Vec<_> = offsets.iter().filter(is_read).cloned().collect();
         if offsets.is_empty() {
             return;
         }
-        match self.consumer.store_offsets(&self.to_commit(&offsets)) {
+        match self.consumer.store_offsets(&self.to_commit(offsets)) {
             Ok(()) | Err(KafkaError::StoreOffset(RDKafkaErrorCode::State)) => {}
             Err(error) => tracing::warn!(%error, "offsets were not stored; the next ones will be"),
         }
