@@ -2,8 +2,11 @@
 
 use std::time::{Duration, Instant};
 
+use nat_destination::config::Start;
+use nat_destination::kafka::{GroupConsumer, Notice, PollError, consumer_config};
 use nat_destination::sandbox::stand_in::Behaviour;
 use rdkafka::ClientConfig;
+use rdkafka::Message;
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
@@ -37,22 +40,30 @@ pub fn set_offset(world: &World, group: &str, topic: &str, partition: i32, offse
 fn an_offset_behind_the_end_stops_that_partition_and_tells_and_the_others_go_on() {
     let world = World::new();
     world.visits(0..30);
+    world.run_until_caught_up(&[]);
     set_offset(&world, &world.topic("ingest"), &world.source, 1, 5000);
+    let status = || {
+        let output = world.command(&["status", "--json"], &[]).output().expect("it runs");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    assert!(status().contains(&format!("the offset of partition 1 of {} is not in the topic", world.source)));
     let instance = world.start(&[]);
-    world.wait("the others are delivered", || world.accepted().len() == 20);
+    world.visits(30..60);
+    world.wait("the others are delivered", || world.accepted().len() == 50);
     world.wait("it is told", || instance.metric("nat_destination_stopped_partitions", &["ingest"]) == 1.0);
     let told = format!("partition 1 of {} is not read on", world.source);
     world.wait("health tells it", || instance.get("/readyz").1.contains(&told));
     world.wait("what to do is told", || instance.log().contains("--reset-offsets"));
-    world.visits(30..60);
-    world.wait("and go on", || world.accepted().len() == 40);
+    world.visits(60..90);
+    world.wait("and go on", || world.accepted().len() == 70);
     assert!(instance.stop().0.success());
+    assert!(status().contains("is not in the topic"));
     // For a script it is an error: it would wait for ever.
     let output = world.command(&["run", "--until-caught-up"], &[]).output().expect("it runs");
     assert_eq!(output.status.code(), Some(1));
     set_offset(&world, &world.topic("ingest"), &world.source, 1, 0);
     world.run_until_caught_up(&[]);
-    assert_eq!(world.accepted_days().len(), 60, "once the offset is set nothing is missing");
+    assert_eq!(world.accepted_days().len(), 90, "once the offset is set nothing is missing");
 }
 
 #[test]
@@ -111,6 +122,9 @@ fn records_of_several_partitions_that_are_gone_are_told_once_over_restarts() {
             // Each partition's refusal comes by itself.
             std::thread::sleep(Duration::from_secs(2));
             assert_eq!(gone(), expected, "{stage}");
+            let lag = if stage == "ingest" { "source" } else { "queue" };
+            let waiting = || instance.metric(&format!("nat_destination_{lag}_lag_events"), &[]);
+            world.wait("what is gone does not wait any more", || waiting() == 0.0);
             assert!(instance.stop().0.success());
         }
         world.run_until_caught_up(&[]);
@@ -201,6 +215,48 @@ fn an_offset_that_is_not_in_its_topic_stays_so_over_restarts_until_it_is_set() {
         world.run_until_caught_up(&set);
         assert_eq!((world.accepted_days().len(), world.stand_in.requests()), (80, 80), "{stage} {protocol}");
     }
+}
+
+#[test]
+fn a_topic_that_grows_past_the_offset_before_it_is_looked_at_is_not_passed_over() {
+    let world = World::with(2, Behaviour::default());
+    let group = world.topic("ingest");
+    let fill = |partition, count| {
+        (0..count).for_each(|_| world.send(&world.source, Some(partition), None, Some(b"{}"), &[]));
+        world.flush();
+    };
+    fill(0, 10);
+    fill(1, 10);
+    set_offset(&world, &group, &world.source, 1, 50);
+    let config = world.config();
+    let client = consumer_config(&config, &group);
+    let consumer = GroupConsumer::subscribe(&client, std::slice::from_ref(&world.source), config.kafka.timeout)
+        .expect("subscribed");
+    let (mut read, mut looks, mut stopped) = (Vec::new(), 0, Vec::new());
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while Instant::now() < deadline && (stopped.is_empty() || read.len() < 20) {
+        match consumer.poll(Duration::from_millis(50)) {
+            Some(Ok(record)) => read.push((record.partition(), record.offset())),
+            Some(Err(PollError::OffsetGone)) => {
+                looks += 1;
+                if looks == 1 {
+                    fill(1, 90);
+                    fill(0, 10);
+                }
+                stopped.extend(consumer.find_places_again(|_| false).expect("the brokers tell").stopped);
+            }
+            Some(Err(error)) => panic!("{error:?}"),
+            None => {}
+        }
+        while let Some(notice) = consumer.next_notice() {
+            let Notice::Assign(partitions) = notice else { panic!("{notice:?}") };
+            consumer.assign(&partitions, Start::Earliest, false).expect("assigned");
+        }
+    }
+    assert_eq!(stopped, [(world.source.clone(), 1)]);
+    assert!(looks <= 3, "{looks} looks");
+    read.sort_unstable();
+    assert_eq!(read, (0..20).map(|offset| (0, offset)).collect::<Vec<_>>(), "the other one is read on, nothing twice");
 }
 
 #[test]

@@ -47,6 +47,8 @@ pub enum FromFeed {
     /// Ours until `HandBack`.
     Revoked(Vec<i32>),
     Lost(Vec<i32>),
+    /// Kafka has deleted what lay before this offset, unread.
+    Gone(i32, i64),
     /// What comes next in these partitions cannot be known; they are not read on.
     Stopped(Vec<i32>),
     /// This instance is a member of its group: the coordinator took a commit of it.
@@ -239,6 +241,7 @@ impl Feed {
             if let Some(stored) = self.assigned.get_mut(&place.1) {
                 *stored = first;
             }
+            self.tell(FromFeed::Gone(place.1, first));
         }
         self.tell_stopped(stopped);
         Ok(())

@@ -66,6 +66,11 @@ impl Partition {
         self.requests_in_flight == 0 && self.writes_in_flight == 0
     }
 
+    /// Before this offset nothing will come any more.
+    pub fn pass_to(&mut self, first: i64) {
+        self.ledger.pass_to(first);
+    }
+
     /// The frontier, if it has moved since the last call.
     pub fn take_frontier(&mut self) -> Option<i64> {
         let frontier = if mutant::is(Mutant::CommitHighest) { self.ledger.next() } else { self.ledger.frontier() };

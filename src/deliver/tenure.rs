@@ -51,6 +51,12 @@ impl Deliver {
                     self.revoking.take().filter(|(revoked, _)| revoked.iter().any(|p| !partitions.contains(p)));
                 Ok(())
             }
+            FromFeed::Gone(partition, first) => {
+                if let Some(partition) = self.partitions.get_mut(&partition) {
+                    partition.pass_to(first);
+                }
+                Ok(())
+            }
             FromFeed::Stopped(partitions) => {
                 self.stopped.extend(partitions);
                 Ok(())

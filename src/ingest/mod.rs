@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use crate::config::Config;
 use crate::dead_letter::{Origin, Reason, Undeliverable, Verdict, shortened};
 use crate::kafka::{
-    Ack, GroupConsumer, Headers, KafkaProblem, Lacking, Notice, OutgoingRecord, PollError, TopicPartition,
+    Ack, Gone, GroupConsumer, Headers, KafkaProblem, Lacking, Notice, OutgoingRecord, PollError, TopicPartition,
     consumer_config, headers_of,
 };
 use crate::metrics::{Metrics, Outcome};
@@ -136,7 +136,10 @@ impl Ingest<'_> {
                 Some(Err(PollError::Fatal(problem))) => return Err(problem),
                 Some(Err(PollError::OffsetGone)) => {
                     let Lacking { gone, stopped } = consumer.find_places_again(|_| state.paused)?;
-                    gone.iter().for_each(|gone| state.metrics.gone(&gone.place, gone.records));
+                    for Gone { place, records, first } in gone {
+                        state.metrics.gone(&place, records);
+                        state.sources.pass_to(&place, first);
+                    }
                     state.stopped = stopped;
                 }
                 Some(Err(PollError::Passing(error))) => {

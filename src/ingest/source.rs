@@ -110,6 +110,13 @@ impl Sources {
         }
     }
 
+    /// Before this offset nothing will come any more.
+    pub fn pass_to(&mut self, place: &TopicPartition, first: i64) {
+        if let Some(source) = self.source_mut(place) {
+            source.ledger.pass_to(first);
+        }
+    }
+
     /// The frontiers that have moved since the last call.
     pub fn take_frontiers(&mut self) -> Vec<(TopicPartition, i64)> {
         let mut moved = Vec::new();

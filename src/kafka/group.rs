@@ -140,8 +140,20 @@ fn log_failure(what: &str, result: KafkaResult<()>) {
 /// takes it away.
 pub(super) const NOT_IN_TOPIC: &str = "not in the topic";
 
+/// How long it is waited before a partition is asked whether it is read, and again. One that was just taken over is not, for a
+/// moment.
+const DOUBT: Duration = Duration::from_secs(1);
+
+/// A partition's offset was not in its topic, and is by now: it grew meanwhile. Which one's, the client does not tell.
+struct Doubt {
+    look_at: Instant,
+    /// Those that were not read at the last look.
+    unread: Vec<TopicPartition>,
+}
+
 pub struct GroupConsumer {
     consumer: BaseConsumer<GroupContext>,
+    doubt: Mutex<Option<Doubt>>,
     /// Partitions that are not read on, with the offset that is not in them.
     stopped: Mutex<HashMap<TopicPartition, i64>>,
     /// Where each partition began: its position until something of it is read.
@@ -169,13 +181,17 @@ impl GroupConsumer {
         consumer
             .subscribe(&names)
             .map_err(|error| KafkaProblem::Failed { what: format!("subscribing to {names:?}"), error })?;
-        Ok(GroupConsumer { consumer, stopped: Mutex::default(), begins: Mutex::default(), timeout })
+        let (stopped, begins, doubt) = (Mutex::default(), Mutex::default(), Mutex::default());
+        Ok(GroupConsumer { consumer, doubt, stopped, begins, timeout })
     }
 
     /// The next record, if one comes within `timeout`. Serves rebalances too: read the notices after each call.
     pub fn poll(&self, timeout: Duration) -> Option<Result<BorrowedMessage<'_>, PollError>> {
         if let Some(code) = self.consumer.context().refused.lock().ok().and_then(|mut refused| refused.take()) {
             return Some(Err(poll_error(KafkaError::ConsumerCommit(code))));
+        }
+        if self.doubt.lock().is_ok_and(|doubt| doubt.as_ref().is_some_and(|doubt| Instant::now() >= doubt.look_at)) {
+            return Some(Err(PollError::OffsetGone));
         }
         Some(self.consumer.poll(timeout)?.map_err(poll_error))
     }
@@ -242,7 +258,7 @@ impl GroupConsumer {
         stopped.retain(|place, _| !partitions.contains(place));
         for element in committed.elements().iter().filter(|element| element.metadata() == NOT_IN_TOPIC) {
             if let Offset::Offset(offset) = element.offset() {
-                tell_stopped(element.topic(), element.partition(), offset, None);
+                tell_stopped(element.topic(), element.partition(), offset, "found by an earlier run".into());
                 stopped.insert((element.topic().to_owned(), element.partition()), offset);
             }
         }
@@ -307,6 +323,7 @@ impl GroupConsumer {
         let positions = self.positions()?;
         let places: Vec<TopicPartition> = positions.iter().map(|(place, _)| place.clone()).collect();
         lacking.stopped = self.stopped_of(&places);
+        let (known, mut in_range) = (lacking.stopped.len(), Vec::new());
         for (place, next) in positions {
             if lacking.stopped.contains(&place) {
                 continue;
@@ -332,12 +349,66 @@ impl GroupConsumer {
                 }
                 lacking.gone.push(Gone { place, records: records.unsigned_abs(), first: low });
             } else if next > high {
-                tell_stopped(topic, partition, next, Some(high));
+                tell_stopped(topic, partition, next, format!("end {high}"));
                 self.stop(&place, next);
                 lacking.stopped.push(place);
+            } else {
+                in_range.push((place, next));
             }
         }
+        let is_found = !lacking.gone.is_empty() || lacking.stopped.len() > known;
+        lacking.stopped.extend(self.resolve_doubt(is_found, &in_range)?);
         Ok(lacking)
+    }
+
+    /// Of partitions whose offset is in their topic, those that the client has given up all the same: their topic has grown past
+    /// the offset since, and what lies before it would be passed over. Looked for when nothing else explains an error.
+    fn resolve_doubt(
+        &self,
+        is_found: bool,
+        in_range: &[(TopicPartition, i64)],
+    ) -> Result<Vec<TopicPartition>, KafkaProblem> {
+        let Ok(mut doubt) = self.doubt.lock() else { return Ok(Vec::new()) };
+        let now = Instant::now();
+        let Some(due) = doubt.take_if(|doubt| now >= doubt.look_at) else {
+            if !is_found {
+                doubt.get_or_insert(Doubt { look_at: now + DOUBT, unread: Vec::new() });
+            }
+            return Ok(Vec::new());
+        };
+        let unread = self.not_fetched(in_range)?;
+        let (sure, not_yet): (Vec<_>, Vec<_>) = unread.into_iter().partition(|(place, _)| due.unread.contains(place));
+        if !not_yet.is_empty() {
+            let unread = not_yet.into_iter().map(|(place, _)| place).collect();
+            *doubt = Some(Doubt { look_at: now + DOUBT, unread });
+        }
+        for (place, next) in &sure {
+            tell_stopped(&place.0, place.1, *next, "passed it since".into());
+            self.stop(place, *next);
+        }
+        Ok(sure.into_iter().map(|(place, _)| place).collect())
+    }
+
+    /// Those that the client fetches nothing of: it seeks in no such partition. The others are sought in where they stand.
+    fn not_fetched(&self, positions: &[(TopicPartition, i64)]) -> Result<Vec<(TopicPartition, i64)>, KafkaProblem> {
+        if positions.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut list = TopicPartitionList::with_capacity(positions.len());
+        for ((topic, partition), next) in positions {
+            list.add_partition_offset(topic, *partition, Offset::Offset(*next))
+                .map_err(failed("choosing an offset"))?;
+        }
+        let sought = self.consumer.seek_partitions(list, self.timeout).map_err(failed("asking what is fetched"))?;
+        // A position is not known again before something is read.
+        if let Ok(mut begins) = self.begins.lock() {
+            begins.extend(positions.iter().cloned());
+        }
+        let is_refused = |((topic, partition), _): &&(TopicPartition, i64)| {
+            let error = sought.find_partition(topic, *partition).and_then(|element| element.error().err());
+            error.is_some_and(|error| error.rdkafka_error_code() == Some(RDKafkaErrorCode::State))
+        };
+        Ok(positions.iter().filter(is_refused).cloned().collect())
     }
 
     /// A partition whose offset was refused cannot be sought in: it is given up and taken over again. Nothing is left before that
@@ -443,8 +514,7 @@ impl Drop for GroupConsumer {
     }
 }
 
-fn tell_stopped(topic: &str, partition: i32, next: i64, end: Option<i64>) {
-    let end = end.map_or_else(|| "found by an earlier run".to_owned(), |end| format!("end {end}"));
+fn tell_stopped(topic: &str, partition: i32, next: i64, end: String) {
     tracing::error!(
         topic,
         partition,

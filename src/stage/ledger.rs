@@ -45,6 +45,11 @@ impl Ledger {
         self.last_timestamp = timestamp;
     }
 
+    /// Before this offset nothing will come any more.
+    pub fn pass_to(&mut self, first: i64) {
+        self.next = self.next.max(first);
+    }
+
     /// One part of the record is done. Completing what is not open does nothing.
     pub fn complete(&mut self, offset: i64) {
         let Some(record) = self.find(offset).filter(|record| record.parts > 0) else { return };
@@ -135,6 +140,17 @@ mod tests {
         assert_eq!(ledger.frontier(), 3);
         ledger.complete(3);
         assert_eq!(ledger.frontier(), 5);
+    }
+
+    #[test]
+    fn what_is_gone_is_passed_once_all_before_it_is_settled() {
+        let mut ledger = Ledger::new(0, 0);
+        ledger.charge(3, 1, 0);
+        ledger.pass_to(60);
+        assert_eq!(ledger.frontier(), 3);
+        ledger.complete(3);
+        ledger.pass_to(50);
+        assert_eq!(ledger.frontier(), 60);
     }
 
     #[test]

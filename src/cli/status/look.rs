@@ -89,24 +89,29 @@ impl Look {
     ) -> Result<Held, KafkaProblem> {
         // The ends last: a lag is never less than nothing.
         let committed = kafka::committed(&self.config, group, places.clone()).await?;
+        let not_in_topic = kafka::not_in_topic(&self.config, group, places.clone()).await?;
         let ends = kafka::ends_of_led(&self.config, places).await?;
         let (mut held, mut untold) = (Held::new(), Vec::new());
         for (place, ends) in ends {
             let Some((low, end)) = ends else {
-                held.insert(place, None);
+                held.insert(place, Unread::NoLeader);
                 continue;
             };
             let next = committed.get(&place).copied().unwrap_or(0).max(low);
+            if next > end || not_in_topic.contains(&place) {
+                held.insert(place, Unread::NotInTopic);
+                continue;
+            }
             if next < end && !told.contains(&place) {
                 untold.push(Range { place: place.clone(), begin: next, end: next + 1 });
             }
-            held.insert(place, Some(Unread { events: u64::try_from(end - next).unwrap_or(0), oldest: None }));
+            held.insert(place, Unread::Records { events: (end - next).unsigned_abs(), oldest: None });
         }
         let config = self.config.clone();
         let oldest = tokio::task::spawn_blocking(move || first_timestamps(&config, untold)).await.unwrap_or_default();
         for (place, timestamp) in oldest {
-            if let Some(Some(unread)) = held.get_mut(&place) {
-                unread.oldest = Some(timestamp);
+            if let Some(Unread::Records { oldest, .. }) = held.get_mut(&place) {
+                *oldest = Some(timestamp);
             }
         }
         Ok(held)

@@ -12,16 +12,21 @@ use crate::admin::status::{Circuit, Lag, Settled, Status};
 use crate::kafka::{KafkaProblem, TopicPartition};
 use crate::metrics::Outcome;
 
-/// Records that a group has not committed.
+/// What a partition holds that its group has not committed.
 #[derive(Debug, Clone, Copy)]
-pub struct Unread {
-    pub events: u64,
-    /// When the first was written, Unix milliseconds; where no instance tells how old it is.
-    pub oldest: Option<i64>,
+pub enum Unread {
+    Records {
+        events: u64,
+        /// When the first was written, Unix milliseconds; where no instance tells how old it is.
+        oldest: Option<i64>,
+    },
+    /// Nobody can tell.
+    NoLeader,
+    /// Nor can anybody where the offset is not in the topic.
+    NotInTopic,
 }
 
-/// `None`: the partition has no leader, and nobody can tell.
-pub type Held = BTreeMap<TopicPartition, Option<Unread>>;
+pub type Held = BTreeMap<TopicPartition, Unread>;
 
 /// What one instance said, or why it said nothing.
 pub struct Answer {
@@ -124,6 +129,7 @@ impl Report {
                 Held::new()
             });
             problems.extend(problems::of_leaderless(&held));
+            problems.extend(problems::of_not_in_topic(&held, &all));
             let lag = by_partition(held, at, &instances, lags);
             problems.extend(problems::of_unread(&lag, &all));
             lag
@@ -192,7 +198,7 @@ fn by_partition(held: Held, at: Timestamp, instances: &[Instance], lags: fn(&Sta
     };
     for (place, unread) in held {
         let lag = all.entry(place.clone()).or_insert_with(|| row(&place));
-        let Some(Unread { events, oldest }) = unread else { continue };
+        let Unread::Records { events, oldest } = unread else { continue };
         let age = |oldest| at.as_millisecond().saturating_sub(oldest).max(0) as f64 / 1000.0;
         // Where nothing waits, nothing is old.
         lag.seconds = oldest.map(age).or((events == 0).then_some(0.0));
@@ -307,8 +313,8 @@ mod tests {
             };
             answers.iter().map(answer).collect()
         };
-        let unread = Unread { events: 7, oldest: Some(-9_000) };
-        let held = |topic: &str| Ok((0..4).map(|partition| ((topic.to_owned(), partition), Some(unread))).collect());
+        let unread = Unread::Records { events: 7, oldest: Some(-9_000) };
+        let held = |topic: &str| Ok((0..4).map(|partition| ((topic.to_owned(), partition), unread)).collect());
         Found {
             at: Timestamp::UNIX_EPOCH,
             brokers: "k:9092".into(),
@@ -400,10 +406,15 @@ mod tests {
         let told = problem_of(retention(5));
         assert!(told.contains("has waited for 3s; Kafka deletes it after 5s (retention.ms of the topic)"), "{told}");
         let mut led_by_nobody = found(&[Ok(status("a", 0..4))]);
-        let away = [1, 3].map(|partition| (("events".to_owned(), partition), None));
+        let away = [1, 3].map(|partition| (("events".to_owned(), partition), Unread::NoLeader));
         led_by_nobody.source.as_mut().expect("known").extend(away);
         let told = problem_of(led_by_nobody);
         assert!(told.starts_with("partitions 1, 3 of events have no leader"), "{told}");
+        let mut made_anew = found(&[]);
+        made_anew.queue.as_mut().expect("known").insert(("n.queue".to_owned(), 2), Unread::NotInTopic);
+        let Report { problems, queue, .. } = Report::of(made_anew);
+        assert!(problems[1].starts_with("the offset of partition 2 of n.queue is not in the topic"), "{problems:?}");
+        assert_eq!((queue[2].events, queue[2].seconds), (None, None), "what waits in it cannot be known");
         let unread = Report::of(found(&[Ok(status("a", 0..1))])).problems;
         assert_eq!(unread[0], "no instance that answers has partitions 1, 2, 3 of events");
         let keying = || Err(KafkaProblem::Topic { topic: "n.queue".into(), problem: "a resize is under way".into() });
@@ -429,13 +440,16 @@ mod tests {
         let all_at_once = Found {
             queue_retention: Duration::from_secs(1),
             source: Err(KafkaProblem::Stopped("away".into())),
-            queue: Ok(Held::from([(("n.queue".to_owned(), 3), None)])),
+            queue: Ok(Held::from([
+                (("n.queue".to_owned(), 3), Unread::NoLeader),
+                (("n.queue".to_owned(), 0), Unread::NotInTopic),
+            ])),
             keying: topic("a resize from 3 to 6 partitions is under way, and so on".into()),
             ..found(&[Ok(wrong), Ok(other), Err("refused".into())])
         };
         let added = Found { keying: topic(crate::kafka::added(5, 3)), ..found(&[]) };
         let problems = [all_at_once, added].map(|found| Report::of(found).problems).concat();
-        assert_eq!(problems.len(), 17, "{problems:#?}");
+        assert_eq!(problems.len(), 18, "{problems:#?}");
         let runbook = include_str!("../../../deploy/runbook.md");
         let (_, table) = runbook.split_once("| line | what it means | what to do |\n|---|---|---|\n").expect("a table");
         let rows: Vec<&str> = table.lines().map_while(|line| line.strip_prefix("| `")?.split('`').next()).collect();

@@ -84,8 +84,8 @@ mod tests {
             ..Status::default()
         };
         let answer = |place: &str| Answer { place: place.into(), status: Ok(status.clone()) };
-        let unread = Unread { events: 7, oldest: None };
-        let held: Held = (0..60).map(|partition| (("queue".to_owned(), partition), Some(unread))).collect();
+        let unread = Unread::Records { events: 7, oldest: None };
+        let held: Held = (0..60).map(|partition| (("queue".to_owned(), partition), unread)).collect();
         Report::of(Found {
             at: jiff::Timestamp::UNIX_EPOCH,
             brokers: "localhost:9092".into(),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::{Held, Instance, PartitionLag};
+use super::{Held, Instance, PartitionLag, Unread};
 use crate::admin::status::{Circuit, Status};
 use crate::cli::table::counted;
 use crate::kafka::KafkaProblem;
@@ -66,26 +66,45 @@ fn is_long_hold(until: &str, at: Timestamp) -> bool {
 
 /// Partitions that Kafka has and no instance reads. Where none answers, that is known already.
 pub fn of_unread(lag: &[PartitionLag], all: &[&Status]) -> Vec<String> {
-    let stopped: BTreeSet<(&str, i32)> =
-        all.iter().flat_map(|status| &status.stopped).map(|place| (place.topic.as_str(), place.partition)).collect();
-    let mut missing: BTreeMap<&str, Vec<String>> = BTreeMap::new();
-    for PartitionLag { topic, partition, instance, .. } in lag {
-        if instance.is_none() && !all.is_empty() && !stopped.contains(&(topic, *partition)) {
-            missing.entry(topic).or_default().push(partition.to_string());
-        }
-    }
-    let told = |(topic, partitions): (&str, Vec<String>)| {
-        format!("no instance that answers has {} of {topic}", named(&partitions))
+    let stopped = stopped(all);
+    let is_missing = |lag: &&PartitionLag| {
+        lag.instance.is_none() && !all.is_empty() && !stopped.contains(&(&lag.topic, lag.partition))
     };
-    missing.into_iter().map(told).collect()
+    let missing = by_topic(lag.iter().filter(is_missing).map(|lag| (lag.topic.as_str(), lag.partition)));
+    missing
+        .map(|(topic, partitions)| format!("no instance that answers has {} of {topic}", named(&partitions)))
+        .collect()
+}
+
+/// Partitions that no instance can read on. Where one has found that out, it says so itself.
+pub fn of_not_in_topic(held: &Held, all: &[&Status]) -> Vec<String> {
+    let stopped = stopped(all);
+    let untold = places(held, |unread| matches!(unread, Unread::NotInTopic)).filter(|place| !stopped.contains(place));
+    let told = |(topic, partitions): (&str, Vec<String>)| {
+        let it = named(&partitions);
+        format!("the offset of {it} of {topic} is not in the topic: it was deleted and made again, or cut")
+    };
+    by_topic(untold).map(told).collect()
+}
+
+fn stopped<'s>(all: &[&'s Status]) -> BTreeSet<(&'s str, i32)> {
+    all.iter().flat_map(|status| &status.stopped).map(|place| (place.topic.as_str(), place.partition)).collect()
+}
+
+fn places(held: &Held, which: impl Fn(&Unread) -> bool) -> impl Iterator<Item = (&str, i32)> {
+    held.iter().filter(move |(_, unread)| which(unread)).map(|((topic, partition), _)| (topic.as_str(), *partition))
+}
+
+fn by_topic<'t>(places: impl Iterator<Item = (&'t str, i32)>) -> impl Iterator<Item = (&'t str, Vec<String>)> {
+    let mut topics: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for (topic, partition) in places {
+        topics.entry(topic).or_default().push(partition.to_string());
+    }
+    topics.into_iter()
 }
 
 /// Partitions that nobody can read or write, since their brokers are away.
 pub fn of_leaderless(held: &Held) -> Vec<String> {
-    let mut leaderless: BTreeMap<&str, Vec<String>> = BTreeMap::new();
-    for (topic, partition) in held.iter().filter(|(_, unread)| unread.is_none()).map(|(place, _)| place) {
-        leaderless.entry(topic).or_default().push(partition.to_string());
-    }
     let told = |(topic, partitions): (&str, Vec<String>)| {
         let (have, what) = match partitions.len() {
             1 => ("has", "what is in it waits for its broker"),
@@ -93,7 +112,7 @@ pub fn of_leaderless(held: &Held) -> Vec<String> {
         };
         format!("{} of {topic} {have} no leader: {what}", named(&partitions))
     };
-    leaderless.into_iter().map(told).collect()
+    by_topic(places(held, |unread| matches!(unread, Unread::NoLeader))).map(told).collect()
 }
 
 /// partition 3; partitions 3, 4.
