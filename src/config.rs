@@ -358,8 +358,8 @@ fn check_together(resolved: &Resolved) -> Vec<Problem> {
         ("log.level", level_problem(&resolved.text("log.level"))),
         ("status.instances", resolved.list("status.instances").iter().find_map(|instance| instance_problem(instance))),
     ] {
-        if let (Some((value, _)), Some(message)) = (resolved.values.get(setting), wrong) {
-            problem(setting, Some(value.to_string()), message);
+        if let (Some((value, origin)), Some(message)) = (resolved.values.get(setting), wrong) {
+            problem(setting, Some(value.to_string()), format!("{message}; it was set by {origin}"));
         }
     }
     problems
@@ -369,10 +369,15 @@ fn check_together(resolved: &Resolved) -> Vec<Problem> {
 /// a misspelt level for one that nothing comes from.
 pub fn level_problem(level: &str) -> Option<String> {
     let allowed = "it must be error, warn, info, debug or trace, or such by module";
-    let lone = level.split(',').find(|part| !part.contains('=') && part.trim().parse::<LevelFilter>().is_err());
-    match (level.parse::<Targets>(), lone) {
+    // Nothing at all would be taken for a level too.
+    let is_level = |part: &&str| {
+        let level = part.rsplit('=').next().unwrap_or_default().trim();
+        !level.is_empty() && level.parse::<LevelFilter>().is_ok()
+    };
+    let wrong = level.split(',').find(|part| !is_level(part));
+    match (level.parse::<Targets>(), wrong) {
         (Err(error), _) => Some(format!("{error}; {allowed}")),
-        (Ok(_), Some(word)) => Some(format!("{word:?} is no level; {allowed}")),
+        (Ok(_), Some(part)) => Some(format!("{part:?} is no level; {allowed}")),
         (Ok(_), None) => None,
     }
 }
@@ -506,6 +511,19 @@ mod tests {
     }
 
     #[test]
+    fn a_list_on_the_command_line_may_be_written_as_in_the_file() {
+        let topics = |text: &str| Config::load(&sources(&[&format!("source.topics={text}")])).map(|c| c.source.topics);
+        for text in ["a,b", "[\"a\", 'b']", " [ \"a\",\"b\" ]"] {
+            assert_eq!(topics(text).expect("right"), ["a", "b"], "{text}");
+        }
+        for wrong in ["[a,b]", "[\"a\"", "[]", "[\"\"]"] {
+            assert!(topics(wrong).is_err(), "{wrong}");
+        }
+        let told = problems(&["source.topics=[a,b]"]);
+        assert!(told[0].contains("in brackets it is TOML"), "{told:?}");
+    }
+
+    #[test]
     fn the_command_line_goes_before_the_environment() {
         let mut sources = sources(&["nat.timeout=3s"]);
         sources.environment = vec![
@@ -545,7 +563,7 @@ mod tests {
 
     #[test]
     fn a_misspelt_level_or_place_is_no_other_one() {
-        for level in ["loud", "info,hyper", "debgu", "x=loud"] {
+        for level in ["loud", "info,hyper", "debgu", "x=loud", "nat_destination=", "info,", "="] {
             let found = problems(&[&format!("log.level={level}")]);
             assert!(found.len() == 1 && found[0].contains("it must be error, warn, info"), "{level}: {found:?}");
         }

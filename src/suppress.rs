@@ -238,8 +238,15 @@ impl File {
         };
         self.metrics.suppress_file_wrong.set(problem.is_some().into());
         if let Some(list) = &list {
+            let had = self.metrics.suppress_file_contacts.get();
             self.metrics.suppress_file_contacts.set(list.len() as i64);
-            tracing::info!(contacts = list.len(), "the suppression list has changed and is read again");
+            match list.is_empty() {
+                true if had > 0 => tracing::warn!(
+                    had,
+                    "the suppression list has become empty: from now on everybody who was on it is delivered again"
+                ),
+                _ => tracing::info!(contacts = list.len(), "the suppression list has changed and is read again"),
+            }
         }
         if let Some(problem) = problem.as_ref().filter(|problem| self.problem.as_ref() != Some(problem)) {
             tracing::warn!(%problem, "the suppression list is wrong now; the one that was stays in force");

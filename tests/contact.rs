@@ -179,8 +179,9 @@ fn a_forgotten_contact_is_delivered_again_after_a_restart() {
         (of(ADA), of(BOB))
     };
     assert_eq!(again(), (2, 1));
-    let text = words(&world, "forget", &["--contact", ADA, "--dry-run"]);
+    let text = words(&world, "forget", &["--contact", ADA, "--dry-run", "--engage", "vip", "--engage", "vipp"]);
     assert!(text.contains("2 entries") && text.contains("would be forgotten"), "{text}");
+    assert!(text.contains("  no value of vipp (Engage) is there") && !text.contains("no value of vip "), "{text}");
     assert_eq!(again(), (2, 1), "a dry run forgets nothing");
     let text = words(&world, "forget", &["--contact", "ADA@example.com"]);
     for part in ["2 entries", "the visit of 2026-11-20", "the value of vip", "restarted", "not on the suppression list"]
@@ -340,6 +341,11 @@ fn a_contact_added_to_the_list_while_it_waits_is_not_sent() {
     assert_eq!(instance.metric("nat_destination_events_total", &["filtered", "suppressed"]), 2.0);
     assert_eq!(world.accepted_days(), ["2026-11-20", "2026-11-21"].map(|day| (BOB.to_owned(), day.to_owned())));
     assert!(world.stand_in.entries()[from..].iter().all(|entry| entry.email.as_deref() == Some(BOB)), "not even tried");
+    suppress(&world, "");
+    world.wait("that nobody is on it is a warning", || {
+        let log = instance.log();
+        log.lines().any(|line| line.contains("WARN") && line.contains("the suppression list has become empty"))
+    });
 }
 
 #[test]

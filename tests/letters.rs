@@ -400,6 +400,15 @@ fn show_masks_personal_data_unless_revealed_and_says_what_to_do() {
         (Some("ada-key"), Some("ada@example.com"))
     );
     assert_eq!(json["headers"], json!([{"name": "trace", "value": "ada-trace"}]));
+    assert_eq!(json["suppressed"], Value::Null);
+    std::fs::write(world.path("suppressed"), "ada@example.com\n").expect("written");
+    let list = format!("suppress.file={}", world.path("suppressed").display());
+    let shown = succeeded(dead_letters(&world, &["show", &place], &[&list]));
+    assert!(shown.contains(", suppressed\n") && shown.contains("on the suppression list"), "{shown}");
+    assert!(!shown.contains("nat-destination dead-letters redrive"), "{shown}");
+    let output = dead_letters(&world, &["show", &place, "--json"], &[&list]);
+    let json: Value = serde_json::from_str(&succeeded(output)).expect("JSON");
+    assert_eq!((&json["suppressed"], &json["command"]), (&json!(true), &Value::Null));
     assert!(!error_of(&world, &format!("{partition}:9")).contains("gone"), "it never was there");
     let behind = format!("{partition}:9");
     for (wrong, code, said) in

@@ -45,10 +45,10 @@ pub struct ReplayArgs {
     #[command(flatten)]
     settings: SettingsArgs,
     /// From this time on: 2026-11-01, 2026-11-01T08:00Z, or how long ago: 2h, 3d
-    #[arg(long, value_name = "TIME", value_parser = instant)]
+    #[arg(long, value_name = "TIME", value_parser = instant, allow_hyphen_values = true)]
     from: Timestamp,
     /// Before this time; without it up to now
-    #[arg(long, value_name = "TIME", value_parser = instant)]
+    #[arg(long, value_name = "TIME", value_parser = instant, allow_hyphen_values = true)]
     to: Option<Timestamp>,
     /// Only this source topic; may be repeated
     #[arg(long = "topic", value_name = "TOPIC")]

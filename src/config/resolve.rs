@@ -303,7 +303,7 @@ fn scalar(value: &toml::Value) -> String {
     }
 }
 
-/// A default as it stands in the table, read as TOML.
+/// A value as it would stand in the file, read as TOML.
 fn raw_of_literal(literal: &str) -> Raw {
     let parsed = format!("v = {literal}").parse::<toml::Table>().unwrap_or_default();
     match parsed.get("v") {
@@ -338,6 +338,11 @@ fn parse(kind: &Kind, raw: &Raw) -> Result<Value, Option<String>> {
     if let Kind::List = kind {
         let items: Vec<String> = match raw {
             Raw::Many(items) => items.clone(),
+            // As the file has it.
+            Raw::One(text) if text.trim_start().starts_with('[') => match raw_of_literal(text) {
+                Raw::Many(items) => items,
+                Raw::One(_) => return Err(Some("in brackets it is TOML: [\"a\", \"b\"]; or without them: a,b".into())),
+            },
             Raw::One(text) => text.split(',').map(|item| item.trim().to_owned()).collect(),
         };
         let usable = !items.is_empty() && items.iter().all(|item| !item.trim().is_empty());

@@ -178,8 +178,8 @@ async fn look(config: &Config, create: bool) -> Result<Inspected, KafkaProblem> 
         let [queue, _, dead_letter, _] = wanted(config);
         for (topic, setting) in [(queue, "topics.queue_retention"), (dead_letter, "topics.dead_letter_retention")] {
             if is_topic(resource, topic.name) {
-                found.problems.extend(compacted(&topic, resource));
-                found.warnings.extend(kept_too_short(&topic, setting, resource));
+                found.problems.extend(compacted(config, &topic, resource));
+                found.warnings.extend(kept_too_short(config, &topic, setting, resource));
             }
         }
     }
@@ -322,8 +322,8 @@ fn verify_retention(config: &Config, delivered: &ConfigResource) -> Result<(), K
     if value_of(delivered, "cleanup.policy").contains("delete") && retention >= 0 && retention < needed {
         let problem = format!(
             "its retention.ms = {retention} is shorter than dedup.retention ({needed} ms): a restart would forget \
-             contact-days too soon. Run: kafka-configs.sh --alter --entity-type topics --entity-name {topic} \
-             --add-config retention.ms={needed}"
+             contact-days too soon. Run: {}",
+            alter(config, topic, &format!("retention.ms={needed}"))
         );
         return Err(KafkaProblem::Topic { topic: topic.clone(), problem });
     }
@@ -331,26 +331,34 @@ fn verify_retention(config: &Config, delivered: &ConfigResource) -> Result<(), K
 }
 
 /// Of a queue, whose key is the contact, compaction leaves the last event of each; dead letters have no key.
-fn compacted(topic: &Wanted<'_>, found: &ConfigResource) -> Option<KafkaProblem> {
+fn compacted(config: &Config, topic: &Wanted<'_>, found: &ConfigResource) -> Option<KafkaProblem> {
     let (name, policy) = (topic.name, value_of(found, "cleanup.policy"));
     let problem = format!(
-        "its cleanup.policy = {policy} would remove records that nobody has read, or refuse those without a key. Run: \
-         kafka-configs.sh --alter --entity-type topics --entity-name {name} --add-config cleanup.policy=delete"
+        "its cleanup.policy = {policy} would remove records that nobody has read, or refuse those without a key. Run: {}",
+        alter(config, name, "cleanup.policy=delete")
     );
     policy.contains("compact").then(|| KafkaProblem::Topic { topic: name.into(), problem })
 }
 
 /// Nothing is lost of it until something waits for so long.
-fn kept_too_short(topic: &Wanted<'_>, setting: &str, found: &ConfigResource) -> Option<KafkaProblem> {
+fn kept_too_short(config: &Config, topic: &Wanted<'_>, setting: &str, found: &ConfigResource) -> Option<KafkaProblem> {
     let name = topic.name;
     let retention: i64 = value_of(found, "retention.ms").parse().ok().filter(|millis| *millis >= 0)?;
     let needed = i64::try_from(topic.retention?.as_millis()).unwrap_or(i64::MAX);
     let problem = format!(
         "its retention.ms = {retention} is shorter than {setting} ({needed} ms): Kafka deletes what waits there for longer. \
-         Run: kafka-configs.sh --alter --entity-type topics --entity-name {name} --add-config retention.ms={needed}; or set \
-         {setting} to what it is to be"
+         Run: {}; or set {setting} to what it is to be",
+        alter(config, name, &format!("retention.ms={needed}"))
     );
     (retention < needed).then(|| KafkaProblem::Topic { topic: name.into(), problem })
+}
+
+/// The command that sets it.
+fn alter(config: &Config, topic: &str, setting: &str) -> String {
+    let brokers = &config.kafka.brokers;
+    format!(
+        "kafka-configs.sh --bootstrap-server {brokers} --alter --entity-type topics --entity-name {topic} --add-config {setting}"
+    )
 }
 
 /// Its one record has to stay for ever.
@@ -358,8 +366,8 @@ fn verify_compaction(config: &Config, layout: &ConfigResource) -> Result<(), Kaf
     let (topic, policy) = (&config.topics.layout, value_of(layout, "cleanup.policy"));
     if policy.contains("delete") {
         let problem = format!(
-            "its cleanup.policy = {policy} would delete what it says. Run: kafka-configs.sh --alter --entity-type topics \
-             --entity-name {topic} --add-config cleanup.policy=compact"
+            "its cleanup.policy = {policy} would delete what it says. Run: {}",
+            alter(config, topic, "cleanup.policy=compact")
         );
         return Err(KafkaProblem::Topic { topic: topic.clone(), problem });
     }

@@ -101,6 +101,11 @@ pub fn watch_key(key: Arc<Key>, is_wrong: impl Fn(bool) + Send + 'static) {
 fn headers(settings: &Nat) -> Result<HeaderMap, ClientError> {
     let key = read_key(&settings.key)?;
     let (name, value) = match &settings.auth {
+        // What stands behind it would be taken for the password's beginning (RFC 7617, section 2).
+        Auth::Basic if key.contains(':') => {
+            let problem = "it has a colon, which cannot be sent with nat.auth = \"basic\"";
+            return Err(key_error(&settings.key, problem.into()));
+        }
         Auth::Basic => (AUTHORIZATION, format!("Basic {}", STANDARD.encode(format!("{key}:")))),
         Auth::Bearer => (AUTHORIZATION, format!("Bearer {key}")),
         Auth::Header(name) => {
@@ -186,6 +191,10 @@ mod tests {
         let custom = headers(&nat(key.clone(), Auth::Header("X-API-Key".into()))).expect("right");
         assert_eq!(custom["x-api-key"], "abc");
         assert!(headers(&nat(key, Auth::Header("not a header".into()))).is_err());
+        let colon = KeySource::Value("a:b".into());
+        let told = headers(&nat(colon.clone(), Auth::Basic)).expect_err("cut in two").to_string();
+        assert!(told.contains("it has a colon, which cannot be sent with nat.auth = \"basic\""), "{told}");
+        assert_eq!(headers(&nat(colon, Auth::Bearer)).expect("right")[AUTHORIZATION], "Bearer a:b");
     }
 
     #[test]

@@ -71,7 +71,7 @@ pub async fn run(args: ForgetArgs) -> Result<ExitCode, CommandError> {
             "{}",
             json!({ "forgotten": !args.dry_run && !known.deliveries.is_empty(), "known": tell::json(&known) })
         ),
-        false => print!("{}", told(&config, &known, args.dry_run)),
+        false => print!("{}", told(&config, &known, &args.engage, args.dry_run)),
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -147,7 +147,7 @@ impl Written<'_> {
     }
 }
 
-fn told(config: &Config, known: &Known, dry_run: bool) -> String {
+fn told(config: &Config, known: &Known, engage: &[String], dry_run: bool) -> String {
     let (contact, partition) = (known.contact, known.partition);
     let entries = counted(known.deliveries.len() as u64, "entry");
     let would = if dry_run { "would be forgotten" } else { "forgotten" };
@@ -162,6 +162,10 @@ fn told(config: &Config, known: &Known, dry_run: bool) -> String {
             }
             What::Engage { key, .. } => format!("  the value of {} (Engage), delivered {at}\n", printable(key)),
         };
+    }
+    let is_there = |name: &str| known.deliveries.iter().any(|delivery| delivery.what.is_engage(name));
+    for name in engage.iter().filter(|name| !is_there(name)) {
+        text += &format!("  no value of {} (Engage) is there to be forgotten\n", printable(name));
     }
     text += &untold(known);
     if !known.deliveries.is_empty() && !dry_run {

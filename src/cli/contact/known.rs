@@ -92,6 +92,12 @@ pub enum What {
     },
 }
 
+impl What {
+    pub fn is_engage(&self, name: &str) -> bool {
+        matches!(self, What::Engage { key, .. } if key == name)
+    }
+}
+
 /// What is read, fixed before.
 struct Ranges {
     partition: i32,

@@ -85,6 +85,9 @@ pub async fn run(args: ListArgs) -> Result<ExitCode, CommandError> {
     });
     let (rows, redriven) = read.await?.ok_or(CommandError::Stopped)?;
     print!("{}", if as_json { rows.json(&redriven) } else { rows.words(&redriven, &filter) });
+    if as_json && rows.count == 0 {
+        eprint!("{}", scan::none_of(rows.read, &filter));
+    }
     if (rows.rows.len() as u64) < rows.count {
         eprintln!("{} of {}; --limit shows more", number(rows.rows.len() as u64), number(rows.count));
     }

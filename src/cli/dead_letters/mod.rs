@@ -66,10 +66,10 @@ struct FilterArgs {
     #[arg(long, value_name = "STATUS")]
     status: Vec<u16>,
     /// Only those written at this time or after it: 2026-11-01, 2026-11-01T08:00Z, or how long ago, such as 2h or 3d
-    #[arg(long, value_name = "TIME", value_parser = instant)]
+    #[arg(long, value_name = "TIME", value_parser = instant, allow_hyphen_values = true)]
     since: Option<Timestamp>,
     /// Only those written before this time
-    #[arg(long, value_name = "TIME", value_parser = instant)]
+    #[arg(long, value_name = "TIME", value_parser = instant, allow_hyphen_values = true)]
     until: Option<Timestamp>,
     /// Only this contact's; the address does not leave this machine. A batch that holds an event of theirs is taken whole
     #[arg(long, value_name = "EMAIL", value_parser = contact)]

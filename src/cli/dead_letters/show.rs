@@ -16,11 +16,12 @@ use super::{MAX_REDRIVES, export};
 use crate::address::without_addresses;
 use crate::cli::table::{counted, printable};
 use crate::cli::time::{rfc3339, shown};
-use crate::cli::{CommandError, SettingsArgs, Stopped, load};
+use crate::cli::{CommandError, SettingsArgs, Stopped, load, suppress_list};
 use crate::config::Config;
 use crate::dead_letter::masked::{self, masked};
 use crate::dead_letter::{Kind, Letter, Reason};
 use crate::kafka::{self, Headers, Range};
+use crate::suppress::SuppressList;
 
 /// Show one: the event, its headers, the answer, what happened and what to do
 #[derive(Debug, Args)]
@@ -37,7 +38,7 @@ pub struct ShowArgs {
     #[arg(long)]
     reveal: bool,
     /// One JSON object: the fields of `list`, then first_attempt, last_attempt, answer, what_happened, what_to_do, command,
-    /// truncated_from, newer, key, headers, value
+    /// suppressed, truncated_from, newer, key, headers, value
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -54,6 +55,7 @@ fn place(text: &str) -> Result<Place, String> {
 
 pub async fn run(args: ShowArgs) -> Result<ExitCode, CommandError> {
     let config = load(&args.settings)?;
+    let list = suppress_list(&config)?;
     let topic = config.topics.dead_letter.clone();
     let stopped = Stopped::listen();
     let there = stopped.asking(kafka::whole(&config, &topic)).await?;
@@ -71,12 +73,10 @@ pub async fn run(args: ShowArgs) -> Result<ExitCode, CommandError> {
         let nothing = || CommandError::Told(format!("topic {topic:?} holds no record at {}", args.place));
         let found = found.ok_or_else(nothing)?;
         let Some(redriven) = scan::redriven(&config, &found, stopped)? else { return Ok(None) };
+        let about = About { config: &config, list: list.as_ref(), redriven: &redriven, reveal: args.reveal };
         Ok(Some(match args.json {
-            true => {
-                let shown = json(&config, &found, &redriven, args.reveal);
-                format!("{}\n", serde_json::to_string(&shown).map_err(CommandError::told)?)
-            }
-            false => words(&config, &found, &redriven, args.reveal),
+            true => format!("{}\n", serde_json::to_string(&about.json(&found)).map_err(CommandError::told)?),
+            false => about.words(&found),
         }))
     });
     print!("{}", shown.await?.ok_or(CommandError::Stopped)?);
@@ -121,19 +121,22 @@ impl Meaning {
         Meaning { because, happened: because.to_owned(), to_do, command: None }
     }
 
-    fn of(letter: &Letter, redriven: bool) -> Meaning {
+    fn of(letter: &Letter, redriven: bool, suppressed: bool) -> Meaning {
         let reason = Reason::of(&letter.reason);
         let because = reason.map_or("a reason of a newer version of this program", Reason::because);
         let to_do = match (reason, letter.truncated) {
             _ if redriven => {
                 "nothing here: it was put into the queue again. Had it failed there, there would be a newer letter"
             }
+            _ if suppressed => {
+                "nothing: its contact is on the suppression list, so that redrive and replay pass it over"
+            }
             (_, Some(_)) => "replay it from its source topic: what is cut here cannot be redriven",
             (Some(reason), None) => reason.what_to_do(),
             (None, None) => "look at it with the version of this program that wrote it",
         };
         // One that another tool wrote may be no word that the command takes.
-        let can_be = !redriven && letter.truncated.is_none() && is_word(&letter.reason);
+        let can_be = !redriven && !suppressed && letter.truncated.is_none() && is_word(&letter.reason);
         // By itself redrive would pass it over.
         let often = match letter.redrives {
             redrives if redrives >= MAX_REDRIVES => format!(" --max-redrives {}", u64::from(redrives) + 1),
@@ -149,30 +152,93 @@ impl Meaning {
     }
 }
 
-fn words(config: &Config, found: &Found, redriven: &Redriven, reveal: bool) -> String {
-    let (place, at) = (found.place(), known(found.at()));
-    let topic = &config.topics.dead_letter;
-    match &found.kind {
-        Kind::Note(note) => {
-            let taken = Place::from(*note);
-            format!("{place} is no dead letter but the note, written {at}, that {taken} has been redriven\n")
+/// What there is to be known beside a record.
+struct About<'a> {
+    config: &'a Config,
+    list: Option<&'a SuppressList>,
+    redriven: &'a Redriven,
+    reveal: bool,
+}
+
+impl About<'_> {
+    /// `None`: there is no list, or its contact is not known.
+    fn suppressed(&self, found: &Found) -> Option<bool> {
+        Some(self.list?.holds(&found.contact(self.config)?))
+    }
+
+    fn meaning(&self, found: &Found, letter: &Letter) -> Meaning {
+        Meaning::of(letter, self.redriven.at(found.place()).is_some(), self.suppressed(found) == Some(true))
+    }
+
+    fn words(&self, found: &Found) -> String {
+        let About { config, redriven, reveal, .. } = *self;
+        let (place, at) = (found.place(), known(found.at()));
+        let topic = &config.topics.dead_letter;
+        match &found.kind {
+            Kind::Note(note) => {
+                let taken = Place::from(*note);
+                format!("{place} is no dead letter but the note, written {at}, that {taken} has been redriven\n")
+            }
+            Kind::Foreign(headers) => {
+                let mut text = Text::new(&format!("record {place} of {topic}, written {at}"));
+                let Meaning { happened, to_do, .. } = Meaning::of_foreign();
+                text.line("what happened", &happened);
+                text.line("what to do", to_do);
+                text.record(found, headers, reveal);
+                text.0
+            }
+            Kind::Letter(letter) => {
+                let mut text = Text::new(&format!("dead letter {place} of {topic}, written {at}"));
+                text.letter(letter, self.meaning(found, letter), redriven.at(found.place()));
+                let contact = found.contact(config);
+                let listed = if self.suppressed(found) == Some(true) { ", suppressed" } else { "" };
+                text.line(
+                    "contact",
+                    &contact.map_or_else(|| "not known".to_owned(), |contact| format!("{contact}{listed}")),
+                );
+                text.record(found, &letter.original, reveal);
+                text.0
+            }
         }
-        Kind::Foreign(headers) => {
-            let mut text = Text::new(&format!("record {place} of {topic}, written {at}"));
-            let Meaning { happened, to_do, .. } = Meaning::of_foreign();
-            text.line("what happened", &happened);
-            text.line("what to do", to_do);
-            text.record(found, headers, reveal);
-            text.0
+    }
+
+    /// The line of `list`, and all that `words` tells.
+    fn json(&self, found: &Found) -> Shown {
+        let About { config, redriven, reveal, .. } = *self;
+        let (headers, meaning) = match &found.kind {
+            Kind::Note(note) => {
+                let (place, time) = (found.place().to_string(), rfc3339(found.at()));
+                let note_of = Place::from(*note).to_string();
+                let members = [("place", json!(place)), ("time", json!(time)), ("note_of", json!(note_of))];
+                let members = members.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+                return Shown { members, value: None };
+            }
+            Kind::Letter(letter) => (&letter.original, self.meaning(found, letter)),
+            Kind::Foreign(headers) => (headers, Meaning::of_foreign()),
+        };
+        let mut all = Row::of(config, found).json(redriven);
+        if let Kind::Letter(letter) = &found.kind {
+            details(&mut all, letter);
+            all.insert("suppressed".into(), json!(self.suppressed(found)));
         }
-        Kind::Letter(letter) => {
-            let mut text = Text::new(&format!("dead letter {place} of {topic}, written {at}"));
-            text.letter(letter, redriven.at(found.place()));
-            let contact = found.contact(config);
-            text.line("contact", &contact.map_or_else(|| "not known".to_owned(), |contact| contact.to_string()));
-            text.record(found, &letter.original, reveal);
-            text.0
+        all.insert("what_happened".into(), meaning.happened.into());
+        all.insert("what_to_do".into(), meaning.to_do.into());
+        all.insert("command".into(), json!(meaning.command));
+        if reveal {
+            export::bytes(&mut all, "key", found.key());
+            all.insert("headers".into(), export::headers(headers));
+        } else {
+            let header = |(name, value): &(String, Option<Vec<u8>>)| json!({"name": masked::name(name), "value": value.as_deref().map(masked::length)});
+            all.insert("key".into(), json!(found.key().map(masked::length)));
+            all.insert("headers".into(), headers.iter().map(header).collect());
         }
+        let event = found.value().filter(|_| reveal).and_then(raw);
+        match found.value() {
+            _ if event.is_some() => {}
+            Some(value) if !reveal => drop(all.insert("value".into(), masked(value))),
+            value => export::bytes(&mut all, "value", value),
+        }
+        Shown { members: all, value: event }
     }
 }
 
@@ -189,8 +255,8 @@ impl Text {
         self.0.push_str(&format!("{name:<15}{}\n", lines.join(&format!("\n{:15}", ""))));
     }
 
-    fn letter(&mut self, letter: &Letter, redriven: Option<i64>) {
-        let Meaning { because, happened, to_do, command } = Meaning::of(letter, redriven.is_some());
+    fn letter(&mut self, letter: &Letter, meaning: Meaning, redriven: Option<i64>) {
+        let Meaning { because, happened, to_do, command } = meaning;
         self.line("what happened", &happened);
         self.line("reason", &format!("{}: {because}", letter.reason));
         if let Some(status) = letter.status {
@@ -269,43 +335,6 @@ struct Shown {
     value: Option<Box<RawValue>>,
 }
 
-/// The line of `list`, and all that `words` tells.
-fn json(config: &Config, found: &Found, redriven: &Redriven, reveal: bool) -> Shown {
-    let (headers, meaning) = match &found.kind {
-        Kind::Note(note) => {
-            let (place, time) = (found.place().to_string(), rfc3339(found.at()));
-            let note_of = Place::from(*note).to_string();
-            let members = [("place", json!(place)), ("time", json!(time)), ("note_of", json!(note_of))];
-            let members = members.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
-            return Shown { members, value: None };
-        }
-        Kind::Letter(letter) => (&letter.original, Meaning::of(letter, redriven.at(found.place()).is_some())),
-        Kind::Foreign(headers) => (headers, Meaning::of_foreign()),
-    };
-    let mut all = Row::of(config, found).json(redriven);
-    if let Kind::Letter(letter) = &found.kind {
-        details(&mut all, letter);
-    }
-    all.insert("what_happened".into(), meaning.happened.into());
-    all.insert("what_to_do".into(), meaning.to_do.into());
-    all.insert("command".into(), json!(meaning.command));
-    if reveal {
-        export::bytes(&mut all, "key", found.key());
-        all.insert("headers".into(), export::headers(headers));
-    } else {
-        let header = |(name, value): &(String, Option<Vec<u8>>)| json!({"name": masked::name(name), "value": value.as_deref().map(masked::length)});
-        all.insert("key".into(), json!(found.key().map(masked::length)));
-        all.insert("headers".into(), headers.iter().map(header).collect());
-    }
-    let event = found.value().filter(|_| reveal).and_then(raw);
-    match found.value() {
-        _ if event.is_some() => {}
-        Some(value) if !reveal => drop(all.insert("value".into(), masked(value))),
-        value => export::bytes(&mut all, "value", value),
-    }
-    Shown { members: all, value: event }
-}
-
 /// In one line: where JSON may hold a line's end, a space says the same. `None`: it is no JSON.
 fn raw(bytes: &[u8]) -> Option<Box<RawValue>> {
     let text = std::str::from_utf8(bytes).ok()?.replace(['\n', '\r'], " ");
@@ -368,7 +397,7 @@ mod tests {
 
     #[test]
     fn the_command_takes_a_letter_that_was_redriven_as_often_as_redrive_allows_by_itself() {
-        let command = |redrives| Meaning::of(&letter(redrives), false).command.expect("a command");
+        let command = |redrives| Meaning::of(&letter(redrives), false, false).command.expect("a command");
         assert!(!command(2).contains("--max-redrives"), "{}", command(2));
         assert!(command(3).contains(" --max-redrives 4 "), "{}", command(3));
     }
@@ -376,13 +405,14 @@ mod tests {
     #[test]
     fn no_command_is_offered_where_the_reason_is_no_word_that_it_takes() {
         let letter = Letter { reason: "Bad Reason x".into(), ..letter(0) };
-        assert_eq!(Meaning::of(&letter, false).command, None);
+        assert_eq!(Meaning::of(&letter, false, false).command, None);
     }
 
     #[test]
     fn what_earlier_versions_wrote_is_shown_without_an_address_and_without_a_time_that_is_none() {
         let mut text = Text::new("");
-        text.letter(&Letter { answer: Some("no ada&#64;example.com".into()), ..letter(0) }, None);
+        let letter = Letter { answer: Some("no ada&#64;example.com".into()), ..letter(0) };
+        text.letter(&letter, Meaning::of(&letter, false, false), None);
         assert!(!text.0.contains("ada") && !text.0.contains("1969"), "{}", text.0);
         assert!(
             text.0.contains("written at a time that is not known") && text.0.contains("no (redacted)"),
