@@ -7,7 +7,7 @@ use rdkafka::config::FromClientConfigAndContext;
 
 use super::clients::{Context, admin_config};
 use super::members::listed_members;
-use super::topics::{committed, denied, ends, failed, fetch_metadata, partitions_of};
+use super::topics::{denied, ends, failed, fetch_metadata, partitions_of, patient_committed};
 use super::{KafkaProblem, TopicPartition, partitions};
 use crate::config::Config;
 
@@ -79,7 +79,7 @@ pub async fn reading(config: &Config, group: &str, topics: &[String]) -> Result<
     for topic in topics {
         places.extend(partitions(config, topic).await?);
     }
-    let settled = committed(config, group, places.clone()).await?;
+    let settled = patient_committed(config, group, places.clone()).await?;
     let ends = ends(config, places).await?;
     let behind = |(place, (low, end)): (&TopicPartition, &(i64, i64))| {
         let next = settled.get(place).copied().unwrap_or(0).max(*low);
