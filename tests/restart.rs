@@ -58,11 +58,30 @@ fn the_shutdown_deadline_holds_when_nat_app_hangs() {
     let (status, log) = instance.stop();
     assert_eq!(status.code(), Some(0), "{log}");
     assert!(began.elapsed() < Duration::from_secs(20), "it took {:?}", began.elapsed());
+    let told = log.lines().find(|line| line.contains("shutdown.timeout is over before these were done"));
+    assert!(told.is_some_and(|line| line.contains("\"requests\":1,\"writes\":0")), "{log}");
     world.behave(Behaviour::default());
     world.run_until_caught_up(&[]);
     let keys: std::collections::BTreeSet<_> =
         world.stand_in.entries().into_iter().map(|entry| entry.idempotency_key).collect();
     assert_eq!(keys.len(), 1, "what was cut off is sent again with the same key");
+}
+
+#[test]
+fn what_kafka_has_not_taken_by_the_shutdown_deadline_is_told_and_read_again() {
+    let world = World::with(1, Behaviour::default());
+    world.run_until_caught_up(&[]);
+    // Its clients keep what they write to themselves for a minute.
+    let instance = world.start(&["shutdown.timeout=1s", "kafka.properties.linger.ms=60000"]);
+    world.visits(0..3);
+    world.wait("they are read", || instance.metric("nat_destination_events_received_total", &[]) == 3.0);
+    let (status, log) = instance.stop();
+    assert_eq!(status.code(), Some(0), "{log}");
+    let told = log.lines().find(|line| line.contains("shutdown.timeout is over before Kafka has taken these"));
+    assert!(told.is_some_and(|line| line.contains("\"unsettled\":3")), "{log}");
+    assert_eq!(world.accepted_days().len(), 0);
+    world.run_until_caught_up(&[]);
+    assert_eq!(world.accepted_days().len(), 3);
 }
 
 #[test]

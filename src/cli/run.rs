@@ -83,7 +83,7 @@ pub async fn run(args: RunArgs) -> Result<ExitCode, CommandError> {
         duplicate = settled(Outcome::Duplicate),
         filtered = settled(Outcome::Filtered),
         dead_lettered = settled(Outcome::DeadLettered),
-        "ended: everything settled is committed"
+        "ended in order: what is not settled, or not committed, will be read again"
     );
     Ok(code)
 }

@@ -289,6 +289,7 @@ impl Deliver {
             }
             if self.stopping && (self.is_quiet() || deadline.is_none_or(|deadline| now >= deadline)) {
                 self.store_frontiers();
+                self.tell_cut_off();
                 return Ok(());
             }
         }
@@ -381,6 +382,20 @@ impl Deliver {
             || self.unremembered < MOST_UNREMEMBERED.max(4 * self.config.concurrency)
                 && now < self.last_remembered + LONGEST_UNREMEMBERED;
         !self.stopping && self.leased && remembers
+    }
+
+    /// At the end.
+    fn tell_cut_off(&self) {
+        let requests: usize = self.partitions.values().map(|partition| partition.requests_in_flight).sum();
+        let writes: usize = self.partitions.values().map(|partition| partition.writes_in_flight).sum();
+        if requests + writes > 0 {
+            tracing::warn!(
+                stage = STAGE,
+                requests,
+                writes,
+                "shutdown.timeout is over before these were done: their events will be read again, and may be sent again"
+            );
+        }
     }
 
     fn is_quiet(&self) -> bool {

@@ -228,6 +228,14 @@ impl Ingest<'_> {
             result = self.state.take_acks();
         }
         self.consumer.store(&self.state.sources.take_frontiers());
+        let unsettled = self.state.budget.events();
+        if result.is_ok() && unsettled > 0 {
+            tracing::warn!(
+                stage = STAGE,
+                unsettled,
+                "shutdown.timeout is over before Kafka has taken these events: their records will be read again"
+            );
+        }
         result
     }
 }

@@ -17,6 +17,8 @@ struct Account {
     duplicate: u64,
     filtered: u64,
     dead_lettered: u64,
+    /// What Kafka had not acknowledged to ingest when it had to end.
+    unsettled: u64,
     /// Told by its last words, after the last event: exact.
     last_words: bool,
 }
@@ -57,13 +59,14 @@ pub fn judge(court: &Court<'_>, judgement: &mut Judgement) {
 /// From its last words, or else from its last answer to a scrape.
 fn account(life: &Life) -> Account {
     let log = life.log_text();
-    let words = log.lines().rev().take(50).find_map(|line| {
-        let line: Value = serde_json::from_str(line).ok()?;
+    let lines = || log.lines().rev().take(50).filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let unsettled = lines().find_map(|line| line["unsettled"].as_u64()).unwrap_or(0);
+    let words = lines().find_map(|line| {
         let number = |name: &str| match &line[name] {
             Value::String(text) => text.parse::<u64>().ok(),
             value => value.as_u64(),
         };
-        line["message"].as_str()?.starts_with("ended").then_some(())?;
+        line["message"].as_str()?.starts_with("ended in order").then_some(())?;
         Some(Account {
             received: number("received")?,
             queued: number("queued")?,
@@ -71,6 +74,7 @@ fn account(life: &Life) -> Account {
             duplicate: number("duplicate")?,
             filtered: number("filtered")?,
             dead_lettered: number("dead_lettered")?,
+            unsettled,
             last_words: true,
         })
     });
@@ -82,6 +86,7 @@ fn account(life: &Life) -> Account {
         duplicate: settled("duplicate"),
         filtered: settled("filtered"),
         dead_lettered: settled("dead_lettered"),
+        unsettled,
         last_words: false,
     })
 }
@@ -110,7 +115,7 @@ fn of_one_life(court: &Court<'_>, life: &Life, account: &Account, judgement: &mu
     }
     if account.last_words {
         // The last words do not tell the letters by stage.
-        let least = account.filtered + account.queued;
+        let least = account.filtered + account.queued + account.unsettled;
         if account.received < least || account.received > least + account.dead_lettered {
             judgement.wrong(5, format!("life {} said at its end: {account:?}", life.number));
         }
