@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use crate::dedup::Contact;
+use crate::dedup::{Contact, digits};
 use crate::metrics::Metrics;
 use crate::segment::{Filtered, Outcome, normalise_email};
 
@@ -120,17 +120,6 @@ fn address(contact: &str) -> Option<String> {
     let is_quoted = local.starts_with('\'') || local.contains(|c| "\"<>()[],;:\\/*".contains(c));
     let is_domain = domain.chars().all(|c| !c.is_ascii_punctuation() || "-._".contains(c));
     (is_domain && !is_quoted).then_some(email)
-}
-
-fn digits<const N: usize>(text: &str) -> Option<[u8; N]> {
-    if !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-        return None;
-    }
-    let mut bytes = [0; N];
-    for (number, byte) in bytes.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(text.get(2 * number..2 * number + 2)?, 16).ok()?;
-    }
-    Some(bytes)
 }
 
 /// The list as a stage has it.

@@ -174,6 +174,37 @@ fn an_event_larger_than_the_queue_takes_is_a_dead_letter_too_large() {
 }
 
 #[test]
+fn a_record_of_which_no_letter_can_hold_half_is_a_dead_letter_all_the_same() {
+    let world = World::new();
+    // Nothing that is smaller when it is compressed.
+    let huge: Vec<u8> = (0..700_000).map(|_| fastrand::u8(128..)).collect();
+    world.produce(0, Some(b"k"), Some(&huge), &[]);
+    world.produce(0, Some(&huge), Some(b"{"), &[]);
+    world.produce(0, None, None, &[("huge", Some(&huge)), ("nat.reason", Some(b"theirs"))]);
+    world.produce(0, None, Some(b"{"), &[("huge", Some(&huge))]);
+    world.event(0, &padded("large@example.com", 200_000));
+    world.event(0, &identify("small@example.com", "2026-11-20T08:00:00Z", "s"));
+    // The least that may be set.
+    world.run_until_caught_up(&["topics.max_message_bytes=64 KiB"]);
+    assert_eq!(world.accepted_days(), [("small@example.com".into(), "2026-11-20".into())]);
+    let mut letters = world.dead_letters();
+    letters.sort_by_key(|letter| letter.header("__connect.errors.offset"));
+    let told = |name| letters.iter().map(|letter| letter.header(name).unwrap_or_default()).collect::<Vec<_>>();
+    assert_eq!(told("nat.reason"), ["not_json", "not_json", "not_json", "too_large"]);
+    let large = padded("large@example.com", 200_000).len().to_string();
+    assert_eq!(told("nat.value.truncated"), ["700000", "", "", &large]);
+    assert_eq!(told("nat.bare"), ["true"; 4]);
+    assert_eq!(letters[1].value.as_deref(), Some(&b"{"[..]), "a small value stays whole");
+    let output =
+        world.command(&["dead-letters", "list", "--contact", "Large@example.com"], &[]).output().expect("runs");
+    let listed = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(listed.lines().count() == 1 && listed.contains("too_large"), "its contact is known still: {listed}");
+    let output = world.command(&["explain", "--contact", "large@example.com"], &[]).output().expect("runs");
+    let told = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(told.contains("too_large") && told.contains("3 dead letters cannot be read as an event"), "{told}");
+}
+
+#[test]
 fn small_records_whose_batch_is_too_large_are_no_dead_letters() {
     let world = World::new();
     world.create_topic(&world.topic("queue"), 1, &[("max.message.bytes", "20000")]);

@@ -17,7 +17,7 @@ use super::support::world::{Record, identify, interrupt};
 pub const NO_GUARD: &str = "circuit.rejections=0";
 
 pub fn outcomes(delivered: u64, rest: u64, dead_again: u64) -> Value {
-    json!({"delivered": delivered, "duplicate_or_filtered": rest, "dead_again": dead_again, "unreadable": 0})
+    json!({"delivered": delivered, "duplicate_or_filtered": rest, "dead_again": dead_again, "gone": 0, "unreadable": 0})
 }
 
 pub fn engage(value: bool) -> String {
@@ -60,15 +60,19 @@ fn what_the_queue_lost_of_a_redrive_is_redriven_again_and_what_was_delivered_is_
     let one = "topics.partitions=1";
     world.run_until_caught_up(&[NO_GUARD, one]);
     world.behave(Behaviour::default());
-    assert_eq!(redrive(&world, &[], &[])["letters"], json!(2));
-    // One of the two is deleted before it is delivered.
+    let waits = redrive_at("100", &world, &["--wait", "--json"]);
     let queue = world.topic("queue");
+    world.wait("both are in the queue", || world.read(&queue).len() == 4);
+    // One of the two is deleted before it is delivered.
     let mut list = TopicPartitionList::new();
     list.add_partition_offset(&queue, 0, Offset::Offset(3)).expect("an offset");
     world.runtime.block_on(admin(&world).delete_records(&list, &AdminOptions::new())).expect("deleted");
     drop(list);
     world.run_until_caught_up(&[one]);
     assert_eq!(world.accepted().len(), 1);
+    let report: Value = serde_json::from_str(&succeeded(waits.wait_with_output().expect("it ends"))).expect("JSON");
+    assert_eq!(report["outcomes"]["gone"], json!(1), "and is not taken for a duplicate: {report}");
+    assert_eq!((&report["outcomes"]["delivered"], &report["outcomes"]["duplicate_or_filtered"]), (&json!(1), &json!(0)));
     assert_eq!(redrive(&world, &[], &[])["passed_over"], json!({"already_redriven": 2}));
     for _ in 0..2 {
         let report = redrive(&world, &["--again"], &[]);
@@ -367,7 +371,7 @@ fn an_outcome_that_leaves_no_record_is_called_so_and_one_that_nobody_can_read_is
     std::fs::write(&list, "bob@example.com\n").expect("written");
     let _instance = world.start(&[&format!("suppress.file={}", list.display())]);
     let report: Value = serde_json::from_str(&succeeded(child.wait_with_output().expect("it ends"))).expect("JSON");
-    let expected = json!({"delivered": 1, "duplicate_or_filtered": 1, "dead_again": 0, "unreadable": 1});
+    let expected = json!({"delivered": 1, "duplicate_or_filtered": 1, "dead_again": 0, "gone": 0, "unreadable": 1});
     assert_eq!(report["outcomes"], expected);
     assert_eq!(world.accepted_days(), [day("ada@example.com")]);
 }

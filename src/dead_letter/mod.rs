@@ -7,6 +7,7 @@ use crate::kafka::Headers;
 use crate::nat::Answer;
 use crate::segment::Invalid;
 
+pub mod kept;
 pub mod masked;
 pub mod note;
 pub mod origin;
@@ -14,6 +15,7 @@ pub mod record;
 pub mod road;
 pub mod select;
 
+pub use kept::Kept;
 pub use note::Note;
 pub use origin::Origin;
 pub use record::{Kind, Letter};
@@ -33,10 +35,14 @@ pub mod header {
     pub const REDRIVE_COUNT: &str = "nat.redrive_count";
     /// Only where the dead-letter topic does not take the whole value: the length of it, in bytes.
     pub const TRUNCATED: &str = "nat.value.truncated";
+    /// Only where it does not take the whole: whose event it is, where that is known. The contact's hash.
+    pub const CONTACT: &str = "nat.contact";
+    /// Only where it does not take them: the source record's key and headers are left out.
+    pub const BARE: &str = "nat.bare";
 }
 
-/// Of a value that the dead-letter topic does not take, this much is kept.
-const KEPT_OF_TOO_LARGE: usize = 64 * 1024;
+/// What can be done about any letter that is cut.
+pub const CUT: &str = "replay it from its source topic: what is cut here cannot be redriven";
 
 /// Why an event cannot be delivered, though it is a right identify call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -129,6 +135,21 @@ impl Reason {
         }
     }
 
+    /// The same where the letter holds its beginning only.
+    pub fn what_to_do_of_cut(self) -> &'static str {
+        match self {
+            Reason::Undeliverable(Undeliverable::TooLarge) | Reason::Invalid(Invalid::TooLarge) => {
+                "raise topics.max_message_bytes and max.message.bytes of the queue topic, then replay it from its source \
+                 topic: what is cut here cannot be redriven"
+            }
+            Reason::Invalid(_) => {
+                "mend whoever sends it; or, where the settings [source] or [identify] are at fault, mend them, then replay it \
+                 from its source topic: what is cut here cannot be redriven"
+            }
+            Reason::Undeliverable(_) => CUT,
+        }
+    }
+
     /// The same in plain words.
     pub fn because(self) -> &'static str {
         match self {
@@ -136,7 +157,7 @@ impl Reason {
             Reason::Undeliverable(Undeliverable::Rejected) => "Nat.app rejects it",
             Reason::Undeliverable(Undeliverable::RetriesExhausted) => "Nat.app did not take it for retry.max_elapsed",
             Reason::Undeliverable(Undeliverable::TooLarge) => {
-                "it is larger than the queue topic takes (its max.message.bytes)"
+                "it is larger than the queue takes (topics.max_message_bytes, and max.message.bytes of the topic)"
             }
         }
     }
@@ -208,12 +229,4 @@ impl Verdict<'_> {
         });
         told.iter().fold(kept, |headers, (key, value)| headers.insert(Header { key, value: Some(value) }))
     }
-}
-
-/// Where even the dead-letter topic does not take the value: the beginning of it, and a header that says so. The whole
-/// stands in the source topic, at the place that the headers name, for as long as that keeps it.
-pub fn shortened(value: &[u8], headers: OwnedHeaders) -> (&[u8], OwnedHeaders) {
-    let length = value.len().to_string();
-    let headers = headers.insert(Header { key: header::TRUNCATED, value: Some(&length) });
-    (&value[..value.len().min(KEPT_OF_TOO_LARGE)], headers)
 }

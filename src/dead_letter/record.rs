@@ -52,6 +52,10 @@ pub struct Letter {
     pub is_event: bool,
     /// The length of the whole, where the dead-letter topic does not hold it.
     pub truncated: Option<u64>,
+    /// Of one that is cut: whose it is.
+    pub contact: Option<Contact>,
+    /// Key and headers of the source record are left out.
+    pub bare: bool,
     /// The source record's headers.
     pub original: Headers,
     /// Names of ours that this version does not know.
@@ -69,7 +73,7 @@ impl Kind {
             return Kind::Note(note);
         }
         let ours = |name: &str| name.starts_with(CONNECT) || name.starts_with(OURS);
-        let begin = headers.iter().rposition(|(name, _)| name == FIRST);
+        let begin = begin_of_ours(&headers);
         let Some(begin) = begin.filter(|begin| headers[*begin..].iter().all(|(name, _)| ours(name))) else {
             return Kind::Foreign(headers);
         };
@@ -102,11 +106,18 @@ impl Letter {
             // Ingest keeps a record that is wrong as a whole as it came, with its framing and envelope.
             is_event: in_batch || told.text("__connect.errors.stage").is_some_and(|stage| stage == "TASK_PUT"),
             truncated: told.number(header::TRUNCATED),
+            contact: told.text(header::CONTACT).and_then(|hash| Contact::of_hash(&hash)),
+            bare: told.text(header::BARE).is_some(),
             newer: told.newer(),
             origin,
             original,
         }
     }
+}
+
+/// Where our headers begin, in a letter of ours.
+pub(super) fn begin_of_ours(headers: &Headers) -> Option<usize> {
+    headers.iter().rposition(|(name, _)| name == FIRST)
 }
 
 /// Our own headers of one letter.
@@ -146,6 +157,8 @@ impl Told {
             header::LAST_ATTEMPT,
             header::REDRIVE_COUNT,
             header::TRUNCATED,
+            header::CONTACT,
+            header::BARE,
         ];
         let names = self.0.iter().map(|(name, _)| name);
         names.filter(|name| name.starts_with(OURS) && !known.contains(&name.as_str())).cloned().collect()
@@ -237,6 +250,17 @@ pub fn concerns(wanted: Contact, rules: &Rules, value: Option<&[u8]>, is_event: 
         Reading::Batch(items) => items.iter().any(|event| is_theirs(segment::classify(rules, event, now))),
     };
     contained(find).unwrap_or(false)
+}
+
+/// Whether nobody can tell whose event a value is, though it may be somebody's: it cannot be read at all.
+pub fn is_illegible(rules: &Rules, value: Option<&[u8]>, is_event: bool, now: Timestamp) -> bool {
+    use segment::Invalid::{NotJson, NotObject, Poison};
+    let unread = |reason| matches!(reason, NotJson | NotObject | Poison);
+    let find = || match reading(rules, value, is_event, now) {
+        Reading::One { outcome: Outcome::Invalid { reason, email: None }, .. } => unread(reason),
+        _ => false,
+    };
+    contained(find).unwrap_or(true)
 }
 
 fn of(outcome: Outcome<'_>) -> Option<Contact> {

@@ -87,10 +87,27 @@ impl Contact {
         Contact(hash(&[b"contact", email.as_bytes()]))
     }
 
+    /// Of all 32 hexadecimal digits, as `whole` writes them.
+    pub fn of_hash(text: &str) -> Option<Contact> {
+        if text.len() == 32 { digits(text).map(Contact) } else { None }
+    }
+
     /// All 32 hexadecimal digits: exact, where the short hash is nearly so.
     pub fn whole(&self) -> String {
         self.0.iter().map(|byte| format!("{byte:02x}")).collect()
     }
+}
+
+/// So many bytes, of twice as many hexadecimal digits.
+pub fn digits<const N: usize>(text: &str) -> Option<[u8; N]> {
+    if !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return None;
+    }
+    let mut bytes = [0; N];
+    for (number, byte) in bytes.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(text.get(2 * number..2 * number + 2)?, 16).ok()?;
+    }
+    Some(bytes)
 }
 
 impl DedupKey {

@@ -6,5 +6,5 @@ mod key;
 mod set;
 
 pub use changelog::{Change, Delivered, Tried, UnreadableDelivered};
-pub use key::{Contact, DedupKey, Key, Kind, Place};
+pub use key::{Contact, DedupKey, Key, Kind, Place, digits};
 pub use set::{DeliveredSet, is_remembered};

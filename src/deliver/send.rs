@@ -15,7 +15,7 @@ use super::partition::Partition;
 use super::retry::FailedAttempt;
 use super::writes::{Token, Write};
 use super::{Answered, Deliver, LaneId};
-use crate::dead_letter::{Attempts, Reason, Undeliverable};
+use crate::dead_letter::{Attempts, Kept, Reason, Undeliverable};
 use crate::dedup::{Contact, Delivered, DeliveredSet};
 use crate::kafka::KafkaProblem;
 use crate::metrics::Outcome;
@@ -325,7 +325,7 @@ impl Deliver {
             generation: partition.generation,
             offset: record.offset,
             weight: record.weight(),
-            write: Write::DeadLetter { reason, holds, shortened: false },
+            write: Write::DeadLetter { reason, holds, kept: Kept::Whole },
         };
         self.writes.dead_letter(record, reason, attempts, token)
     }

@@ -8,7 +8,8 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use super::feed::QueueRecord;
 use crate::config::Config;
-use crate::dead_letter::{Attempts, Origin, Reason, Verdict, shortened};
+use crate::dead_letter::kept::{self, Kept, Text};
+use crate::dead_letter::{Attempts, Origin, Reason, Verdict};
 use crate::dedup::{Contact, Delivered, Key, Tried};
 use crate::kafka::{Ack, AckingProducer, KafkaProblem, OutgoingRecord, producer_config};
 
@@ -39,7 +40,7 @@ pub enum Write {
         reason: Reason,
         /// The contact whose lane waits for it.
         holds: Option<Contact>,
-        shortened: bool,
+        kept: Kept,
     },
 }
 
@@ -116,34 +117,28 @@ impl Writes {
             Origin { topic: self.queue.clone().into(), partition, offset, timestamp, key: None, item: None, road: None }
         });
         let headers = Verdict { origin: &origin, stage: "deliver", reason, attempts }.headers(&headers);
-        let key = origin.key.as_deref();
-        let outgoing =
-            OutgoingRecord { topic: &self.dead_letter, partition: None, key, value: value.as_deref(), headers };
+        self.letter(Text { key: origin.key.as_deref(), value: value.as_deref(), headers }, token)
+    }
+
+    /// As much of it as the topic takes.
+    fn letter(&self, text: Text<'_>, token: Token) -> Result<(), KafkaProblem> {
+        let Text { key, value, headers } = text;
+        let outgoing = OutgoingRecord { topic: &self.dead_letter, partition: None, key, value, headers };
         match self.producer.send(outgoing, token) {
             Ok(()) => Ok(()),
             Err(refused) if refused.too_large() => {
-                self.shortened(key, value.as_deref(), refused.headers, refused.token)
+                self.shorter(Text { key, value, headers: refused.headers }, refused.token)
             }
             Err(refused) => Err(KafkaProblem::unwritten(&self.dead_letter, &refused.error)),
         }
     }
 
-    fn shortened(
-        &self,
-        key: Option<&[u8]>,
-        value: Option<&[u8]>,
-        headers: OwnedHeaders,
-        mut token: Token,
-    ) -> Result<(), KafkaProblem> {
-        let Write::DeadLetter { reason, holds, shortened: false } = token.write else {
-            return Err(KafkaProblem::unwritten(&self.dead_letter, &"even its shortened dead letter is too large"));
-        };
-        token.write = Write::DeadLetter { reason, holds, shortened: true };
-        let (value, headers) = shortened(value.unwrap_or_default(), headers);
-        let outgoing = OutgoingRecord { topic: &self.dead_letter, partition: None, key, value: Some(value), headers };
-        self.producer
-            .send(outgoing, token)
-            .map_err(|refused| KafkaProblem::unwritten(&self.dead_letter, &refused.error))
+    fn shorter(&self, text: Text<'_>, mut token: Token) -> Result<(), KafkaProblem> {
+        let too_large = kept::too_large(&self.dead_letter, &text.headers);
+        let Write::DeadLetter { reason, holds, kept } = token.write else { return Err(too_large) };
+        let (kept, text) = kept.shorter(text, holds).ok_or(too_large)?;
+        token.write = Write::DeadLetter { reason, holds, kept };
+        self.letter(text, token)
     }
 
     /// The token of a write that is done; `None` if it had to be written again, or was dropped.
@@ -172,7 +167,7 @@ impl Writes {
         match &failure.too_large {
             Some(record) if letter => {
                 let headers = owned_headers(record);
-                self.shortened(record.key(), record.payload(), headers, ack.token).map(|()| None)
+                self.shorter(Text { key: record.key(), value: record.payload(), headers }, ack.token).map(|()| None)
             }
             _ => {
                 let topic = match ack.token.write {

@@ -14,7 +14,9 @@ use rdkafka::message::{BorrowedMessage, Message, OwnedHeaders};
 use tokio::sync::watch;
 
 use crate::config::Config;
-use crate::dead_letter::{Origin, Reason, Undeliverable, Verdict, shortened};
+use crate::dead_letter::kept::{self, Kept, Text};
+use crate::dead_letter::{Origin, Reason, Undeliverable, Verdict};
+use crate::dedup::Contact;
 use crate::kafka::{
     Ack, Gone, GroupConsumer, Headers, KafkaProblem, Lacking, Notice, OutgoingRecord, PollError, TopicPartition,
     consumer_config, headers_of,
@@ -307,9 +309,11 @@ impl State<'_> {
                 return Ok(false);
             }
             segment::Outcome::Identify(_) => Write::Queue,
-            segment::Outcome::Invalid { reason, .. } => {
-                Write::DeadLetter { reason: Reason::Invalid(*reason), shortened: false }
-            }
+            segment::Outcome::Invalid { reason, email } => Write::DeadLetter {
+                reason: Reason::Invalid(*reason),
+                contact: email.as_deref().map(Contact::of),
+                kept: Kept::Whole,
+            },
         };
         let origin = origin_of(message, item);
         let token = self.sources.token(slot, message.offset(), event.len(), write);
@@ -325,7 +329,10 @@ impl State<'_> {
                 };
                 match self.send(record, token)? {
                     None => {}
-                    Some((token, _)) => self.too_large_for_queue(&origin, event, &plain_headers(message), token)?,
+                    Some((token, _)) => {
+                        let contact = Contact::of(&identify.email);
+                        self.too_large_for_queue(&origin, contact, event, &plain_headers(message), token)?
+                    }
                 }
             }
             _ => {
@@ -341,12 +348,13 @@ impl State<'_> {
     fn too_large_for_queue(
         &mut self,
         origin: &Origin<'_>,
+        contact: Contact,
         event: &[u8],
         headers: &Headers,
         mut token: Token,
     ) -> Result<(), KafkaProblem> {
         let reason = Reason::Undeliverable(Undeliverable::TooLarge);
-        token.write = Write::DeadLetter { reason, shortened: false };
+        token.write = Write::DeadLetter { reason, contact: Some(contact), kept: Kept::Whole };
         self.write_dead_letter(origin, reason, Some(event), headers, token)
     }
 
@@ -359,17 +367,25 @@ impl State<'_> {
         token: Token,
     ) -> Result<(), KafkaProblem> {
         let headers = Verdict { origin, stage: STAGE, reason, attempts: None }.headers(original);
+        self.send_letter(Text { key: origin.key.as_deref(), value, headers }, token)
+    }
+
+    /// As much of it as the topic takes.
+    fn send_letter(&mut self, text: Text<'_>, token: Token) -> Result<(), KafkaProblem> {
+        let Text { key, value, headers } = text;
         let topic = self.config.topics.dead_letter.as_str();
-        let key = origin.key.as_deref();
-        let record = OutgoingRecord { topic, partition: None, key, value, headers };
-        let Some((mut token, headers)) = self.send(record, token)? else { return Ok(()) };
-        // The whole does not fit: its beginning, and where the whole stands.
-        let (value, headers) = shortened(value.unwrap_or_default(), headers);
-        token.write = Write::DeadLetter { reason, shortened: true };
-        match self.send(OutgoingRecord { topic, partition: None, key, value: Some(value), headers }, token)? {
+        match self.send(OutgoingRecord { topic, partition: None, key, value, headers }, token)? {
             None => Ok(()),
-            Some(_) => Err(KafkaProblem::unwritten(topic, &"even its shortened dead letter is too large")),
+            Some((token, headers)) => self.send_shorter(Text { key, value, headers }, token),
         }
+    }
+
+    fn send_shorter(&mut self, text: Text<'_>, mut token: Token) -> Result<(), KafkaProblem> {
+        let too_large = kept::too_large(&self.config.topics.dead_letter, &text.headers);
+        let Write::DeadLetter { reason, contact, kept } = token.write else { return Err(too_large) };
+        let (kept, text) = kept.shorter(text, contact).ok_or(too_large)?;
+        token.write = Write::DeadLetter { reason, contact, kept };
+        self.send_letter(text, token)
     }
 
     /// Hands a record to the producer, waiting while its queue is full; gives token and headers back if it is too large.
@@ -426,31 +442,19 @@ impl State<'_> {
         token: Token,
         record: &rdkafka::message::OwnedMessage,
     ) -> Result<(), KafkaProblem> {
-        let value = record.payload().unwrap_or_default();
         match token.write {
             Write::Queue => {
                 let mut headers = record.headers().map(headers_of).unwrap_or_default();
+                let contact = Contact::of(&String::from_utf8_lossy(record.key().unwrap_or_default()));
+                let value = record.payload().unwrap_or_default();
                 match Origin::take_from(&mut headers) {
-                    Some(origin) => self.too_large_for_queue(&origin, value, &headers, token),
+                    Some(origin) => self.too_large_for_queue(&origin, contact, value, &headers, token),
                     None => Err(KafkaProblem::unwritten(record.topic(), &"a record came back without its origin")),
                 }
             }
-            Write::DeadLetter { reason, shortened: false } => {
-                let headers = record.headers().map_or_else(OwnedHeaders::new, OwnedHeaders::clone);
-                let (value, headers) = shortened(value, headers);
-                let mut token = token;
-                token.write = Write::DeadLetter { reason, shortened: true };
-                let topic = self.config.topics.dead_letter.as_str();
-                match self.send(
-                    OutgoingRecord { topic, partition: None, key: record.key(), value: Some(value), headers },
-                    token,
-                )? {
-                    None => Ok(()),
-                    Some(_) => Err(KafkaProblem::unwritten(topic, &"even its shortened dead letter is too large")),
-                }
-            }
             Write::DeadLetter { .. } => {
-                Err(KafkaProblem::unwritten(record.topic(), &"even its shortened dead letter is too large"))
+                let headers = record.headers().map_or_else(OwnedHeaders::new, OwnedHeaders::clone);
+                self.send_shorter(Text { key: record.key(), value: record.payload(), headers }, token)
             }
         }
     }

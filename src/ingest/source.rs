@@ -2,7 +2,8 @@
 
 use std::collections::HashMap;
 
-use crate::dead_letter::Reason;
+use crate::dead_letter::{Kept, Reason};
+use crate::dedup::Contact;
 use crate::kafka::TopicPartition;
 use crate::stage::{Ledger, Position};
 
@@ -19,7 +20,12 @@ pub struct Token {
 #[derive(Debug, Clone, Copy)]
 pub enum Write {
     Queue,
-    DeadLetter { reason: Reason, shortened: bool },
+    /// With its contact, where that is known.
+    DeadLetter {
+        reason: Reason,
+        contact: Option<Contact>,
+        kept: Kept,
+    },
 }
 
 #[derive(Debug)]

@@ -35,6 +35,8 @@ pub struct Known {
     day: Option<Date>,
     pub deliveries: Vec<Delivery>,
     pub letters: Vec<Letter>,
+    /// Dead letters that hold nothing that can be read: they may be anybody's.
+    pub illegible: u64,
     /// Which letters a redrive has taken: the note of it may stand anywhere behind it, in any partition.
     pub redriven: Redriven,
     /// Engage entries of the partition whose queue record has gone, so that nobody can tell whose they are.
@@ -96,6 +98,12 @@ impl What {
     pub fn is_engage(&self, name: &str) -> bool {
         matches!(self, What::Engage { key, .. } if key == name)
     }
+}
+
+#[derive(Default)]
+struct Letters {
+    of_contact: Vec<Letter>,
+    illegible: u64,
 }
 
 /// What is read, fixed before.
@@ -206,8 +214,10 @@ impl Reading<'_> {
             }
         })?;
         let (letters, redriven) = self.letters(ranges.letters)?;
-        let events =
-            queued.values().map(|queued| &queued.event).chain(letters.iter().flat_map(|letter| &letter.events));
+        let events = queued
+            .values()
+            .map(|queued| &queued.event)
+            .chain(letters.of_contact.iter().flat_map(|letter| &letter.events));
         let mut engage: Vec<(String, String)> = events.filter_map(|event| event.engage.clone()).collect();
         let whats_of = |engage: &[(String, String)]| {
             whats(rules, email, engage.iter().map(|(key, _)| key.clone()).chain(named.clone()), Timestamp::now())
@@ -235,7 +245,8 @@ impl Reading<'_> {
             queued,
             day: None,
             deliveries,
-            letters,
+            letters: letters.of_contact,
+            illegible: letters.illegible,
             redriven,
             unattributed: changes.orphans.len() as u64,
             unreadable: changes.unreadable,
@@ -255,17 +266,18 @@ impl Reading<'_> {
     }
 
     /// The contact's dead letters, and all notes of redrives.
-    fn letters(&mut self, ranges: Vec<Range>) -> Result<(Vec<Letter>, Redriven), CommandError> {
+    fn letters(&mut self, ranges: Vec<Range>) -> Result<(Letters, Redriven), CommandError> {
         let (config, email) = (self.config, self.email);
-        let (mut letters, mut redriven) = (Vec::new(), Redriven::default());
+        let (mut letters, mut redriven) = (Letters::default(), Redriven::default());
         self.each(ranges, |message| {
             let found = Found::new(Box::new(message));
             if !redriven.note(&found) {
-                letters.extend(Letter::of(&found, config, email));
+                letters.of_contact.extend(Letter::of(&found, config, email));
+                letters.illegible += u64::from(found.is_illegible(config));
             }
         })?;
         // They were read one partition after the other.
-        letters.sort_by_key(|letter| (letter.row.at, letter.row.place));
+        letters.of_contact.sort_by_key(|letter| (letter.row.at, letter.row.place));
         Ok((letters, redriven))
     }
 

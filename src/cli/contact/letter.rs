@@ -6,6 +6,8 @@ use jiff::civil::Date;
 use crate::cli::dead_letters::row::Row;
 use crate::cli::dead_letters::scan::Found;
 use crate::config::Config;
+use crate::dead_letter::Kind;
+use crate::dedup::Contact;
 use crate::poison::contained;
 use crate::segment::{self, Outcome, Reading, Rules};
 
@@ -29,7 +31,13 @@ impl Letter {
     /// `None`: it is another contact's, or nobody's.
     pub fn of(found: &Found, config: &Config, email: &str) -> Option<Letter> {
         let value = found.value()?;
-        let events = contained(|| events_of(value, &config.rules, found.at(), email)).unwrap_or_default();
+        let mut events = contained(|| events_of(value, &config.rules, found.at(), email)).unwrap_or_default();
+        if let Kind::Letter(letter) = &found.kind
+            && events.is_empty()
+            && letter.contact == Some(Contact::of(email))
+        {
+            events.push(Event::default()); // It is cut: nothing more can be told of it.
+        }
         (!events.is_empty()).then(|| Letter { row: Row::of(config, found), events })
     }
 }

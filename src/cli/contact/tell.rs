@@ -81,7 +81,14 @@ pub fn untold(known: &Known) -> String {
             counted(count, "record")
         ),
     };
-    unattributed + &unreadable
+    let illegible = match known.illegible {
+        0 => String::new(),
+        count => format!(
+            "{} cannot be read as an event: whose, if anybody's, cannot be told (dead-letters list --reason not_json and others).\n",
+            counted(count, "dead letter")
+        ),
+    };
+    unattributed + &unreadable + &illegible
 }
 
 fn visits(known: &Known) -> Vec<Vec<String>> {
@@ -178,6 +185,7 @@ pub fn json(known: &Known) -> Value {
         "settled_otherwise": known.in_state(&[State::Settled]).count(),
         "engage_entries_of_nobody_known": known.unattributed,
         "unreadable": known.unreadable,
+        "illegible_dead_letters": known.illegible,
     })
 }
 

@@ -44,6 +44,8 @@ pub struct Outcomes {
     dead_again: u64,
     /// What was neither: that leaves no record.
     duplicate_or_filtered: u64,
+    /// Kafka deleted these from the queue, and they are not known to be delivered or dead again. Some may be duplicates.
+    gone: u64,
     /// Records of `delivered` that this version cannot read: some of the events may stand there.
     unreadable: u64,
 }
@@ -52,7 +54,7 @@ impl Outcomes {
     pub fn json(&self) -> serde_json::Value {
         json!({
             "delivered": self.delivered, "duplicate_or_filtered": self.duplicate_or_filtered,
-            "dead_again": self.dead_again, "unreadable": self.unreadable,
+            "dead_again": self.dead_again, "gone": self.gone, "unreadable": self.unreadable,
         })
     }
 
@@ -67,8 +69,9 @@ impl Outcomes {
             ),
             ("dead again", self.dead_again, "dead letters anew: list them, newest first"),
         ];
-        let seldom = (self.unreadable > 0).then_some(("unreadable", self.unreadable, unreadable));
-        lines.into_iter().chain(seldom)
+        let gone = "Kafka deleted them from the queue: delivered or not, nobody can tell; --again takes them once more";
+        let seldom = [("gone", self.gone, gone), ("unreadable", self.unreadable, unreadable)];
+        lines.into_iter().chain(seldom.into_iter().filter(|(_, count, _)| *count > 0))
     }
 }
 
@@ -113,12 +116,17 @@ impl Watch {
             }
             Ok(ControlFlow::Continue(()))
         })?;
-        let outcomes = || {
-            let delivered = accepted.len() as u64;
-            let duplicate_or_filtered = (sent.len() as u64).saturating_sub(delivered + dead_again);
-            Outcomes { delivered, dead_again, duplicate_or_filtered, unreadable }
-        };
-        Ok(all.then(outcomes))
+        if !all {
+            return Ok(None);
+        }
+        let queue = whole(config, &config.topics.queue, stopped)?;
+        let begins: BTreeMap<i32, i64> = queue.into_iter().map(|range| (range.place.1, range.begin)).collect();
+        let is_gone = |(partition, offset): &&QueuePlace| begins.get(partition).is_some_and(|begin| offset < begin);
+        let deleted = sent.keys().filter(|place| !accepted.contains(place)).filter(is_gone).count() as u64;
+        let delivered = accepted.len() as u64;
+        let neither = (sent.len() as u64).saturating_sub(delivered + dead_again);
+        let gone = deleted.min(neither);
+        Ok(Some(Outcomes { delivered, dead_again, duplicate_or_filtered: neither - gone, gone, unreadable }))
     }
 }
 

@@ -406,7 +406,7 @@ impl Report {
     fn how_to_go_on(&self) -> String {
         let taken: u64 = self.redriven.values().sum();
         match self.wanted.saturating_sub(taken) {
-            0 => "stopped waiting for their outcomes; all were redriven, and the service goes on with them".to_owned(),
+            0 => "stopped before their outcomes were known; all were redriven, and the service, where it runs, goes on with them".to_owned(),
             left => format!(
                 "stopped with {} left; run the same command again to go on{}",
                 counted(left, "dead letter"),

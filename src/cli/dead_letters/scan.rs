@@ -12,7 +12,7 @@ use crate::cli::progress::Progress;
 use crate::cli::table::counted;
 use crate::cli::{CommandError, Stopped};
 use crate::config::Config;
-use crate::dead_letter::record::{concerns, contact};
+use crate::dead_letter::record::{concerns, contact, is_illegible};
 use crate::dead_letter::{Filter, Kind, Note};
 use crate::dedup::Contact;
 use crate::kafka::{self, Next, Range, RangeReader};
@@ -72,14 +72,26 @@ impl Found {
             Kind::Foreign(_) => true,
             Kind::Note(_) => return None,
         };
-        contact(&config.rules, self.value(), is_event, Timestamp::now())
+        let of_header = || if let Kind::Letter(letter) = &self.kind { letter.contact } else { None };
+        contact(&config.rules, self.value(), is_event, Timestamp::now()).or_else(of_header)
+    }
+
+    /// Whether it may be anybody's event, and nobody can tell whose.
+    pub fn is_illegible(&self, config: &Config) -> bool {
+        let illegible = |is_event| is_illegible(&config.rules, self.value(), is_event, Timestamp::now());
+        match &self.kind {
+            Kind::Letter(letter) => letter.contact.is_none() && illegible(letter.is_event),
+            Kind::Foreign(_) => self.value().is_some() && illegible(true) && illegible(false),
+            Kind::Note(_) => false,
+        }
     }
 
     /// Whether the filter takes it; never a note.
     fn is_meant(&self, config: &Config, filter: &Filter) -> bool {
         let concerns = |wanted, is_event| concerns(wanted, &config.rules, self.value(), is_event, Timestamp::now());
         match &self.kind {
-            Kind::Letter(letter) => filter.takes(letter, self.at(), |wanted| concerns(wanted, letter.is_event)),
+            Kind::Letter(letter) => filter
+                .takes(letter, self.at(), |wanted| letter.contact == Some(wanted) || concerns(wanted, letter.is_event)),
             // It may be either.
             Kind::Foreign(_) => {
                 filter.takes_foreign(self.at(), |wanted| concerns(wanted, true) || concerns(wanted, false))

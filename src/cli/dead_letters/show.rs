@@ -19,7 +19,7 @@ use crate::cli::time::{rfc3339, shown};
 use crate::cli::{CommandError, SettingsArgs, Stopped, load, suppress_list};
 use crate::config::Config;
 use crate::dead_letter::masked::{self, masked};
-use crate::dead_letter::{Kind, Letter, Reason};
+use crate::dead_letter::{CUT, Kind, Letter, Reason};
 use crate::kafka::{self, Headers, Range};
 use crate::suppress::SuppressList;
 
@@ -38,7 +38,7 @@ pub struct ShowArgs {
     #[arg(long)]
     reveal: bool,
     /// One JSON object: the fields of `list`, then first_attempt, last_attempt, answer, what_happened, what_to_do, command,
-    /// suppressed, truncated_from, newer, key, headers, value
+    /// suppressed, truncated_from, bare, newer, key, headers, value
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -131,7 +131,8 @@ impl Meaning {
             _ if suppressed => {
                 "nothing: its contact is on the suppression list, so that redrive and replay pass it over"
             }
-            (_, Some(_)) => "replay it from its source topic: what is cut here cannot be redriven",
+            (Some(reason), Some(_)) => reason.what_to_do_of_cut(),
+            (None, Some(_)) => CUT,
             (Some(reason), None) => reason.what_to_do(),
             (None, None) => "look at it with the version of this program that wrote it",
         };
@@ -281,6 +282,9 @@ impl Text {
             let length = counted(length, "byte");
             self.line("cut", &format!("its beginning only; the whole, {length}, stands where it came from"));
         }
+        if letter.bare {
+            self.line("", "key and headers of the source record are left out");
+        }
         if !letter.newer.is_empty() {
             self.line("newer", &format!("headers that this version does not know: {}", newer(letter).join(", ")));
         }
@@ -347,6 +351,7 @@ fn details(all: &mut Map<String, Value>, letter: &Letter) {
         ("last_attempt", json!(letter.last_attempt.and_then(rfc3339))),
         ("answer", json!(letter.answer.as_deref().map(without_addresses))),
         ("truncated_from", json!(letter.truncated)),
+        ("bare", json!(letter.bare)),
         ("newer", json!(newer(letter))),
     ] {
         all.insert(name.into(), value);
