@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 
 use regex_lite::Regex;
 
-const REDACTED: &str = "(redacted)";
+pub const REDACTED: &str = "(redacted)";
 
 /// As it is, full width and small; percent-encoded, once or more often; escaped as in JSON and JavaScript; of HTML.
 static AT_SIGN: LazyLock<Option<Regex>> = LazyLock::new(|| {

@@ -546,6 +546,14 @@ mod tests {
     }
 
     #[test]
+    fn a_password_in_a_url_is_refused_and_not_shown() {
+        for url in ["https://me:hunter2@nat.example/x", "me:hunter2@nat.example", "https://me:hun@ter2@nat.example"] {
+            let found = problems(&[&format!("nat.url={url}")]).join("\n");
+            assert!(found.contains("(secret)@nat.example") && !found.contains("hun"), "{found}");
+        }
+    }
+
+    #[test]
     fn a_url_without_a_scheme_names_the_setting_and_what_to_do() {
         let found = problems(&["nat.url=nat.example/segment"]);
         assert!(found[0].starts_with("nat.url = \"nat.example/segment\": it must be an address"), "{found:?}");

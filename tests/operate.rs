@@ -251,6 +251,17 @@ fn a_reader_that_has_read_enough_ends_a_command_quietly() {
 }
 
 #[test]
+fn a_check_that_nobody_reads_to_its_end_tells_by_its_code_that_there_is_a_problem() {
+    let settings = ["kafka.brokers=localhost:1", "nat.url=http://localhost:1", "nat.api_key_file=/no/such/key"];
+    let mut command = binary();
+    command.args(["check", "--offline"]).args(settings.iter().flat_map(|set| ["--set", *set]));
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+    drop(child.stdout.take());
+    let output = child.wait_with_output().expect("it ends");
+    assert!(output.status.code() == Some(1) && output.stderr.is_empty(), "{output:?}");
+}
+
+#[test]
 fn what_cannot_be_written_is_a_problem_and_told() {
     let commands = [&["man", "replay"][..], &["completions", "bash"], &["check", "--print-example"]];
     for arguments in

@@ -72,7 +72,10 @@ fn what_the_queue_lost_of_a_redrive_is_redriven_again_and_what_was_delivered_is_
     assert_eq!(world.accepted().len(), 1);
     let report: Value = serde_json::from_str(&succeeded(waits.wait_with_output().expect("it ends"))).expect("JSON");
     assert_eq!(report["outcomes"]["gone"], json!(1), "and is not taken for a duplicate: {report}");
-    assert_eq!((&report["outcomes"]["delivered"], &report["outcomes"]["duplicate_or_filtered"]), (&json!(1), &json!(0)));
+    assert_eq!(
+        (&report["outcomes"]["delivered"], &report["outcomes"]["duplicate_or_filtered"]),
+        (&json!(1), &json!(0))
+    );
     assert_eq!(redrive(&world, &[], &[])["passed_over"], json!({"already_redriven": 2}));
     for _ in 0..2 {
         let report = redrive(&world, &["--again"], &[]);

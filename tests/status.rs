@@ -8,7 +8,7 @@ use nat_destination::sandbox::stand_in::Behaviour;
 use serde_json::Value;
 
 use super::pace::assert_spaced;
-use super::support::world::identify;
+use super::support::world::{binary, identify};
 use super::support::{Instance, World};
 
 const NEW_KEY: &str = "another-api-key-77";
@@ -293,7 +293,7 @@ fn a_broken_key_file_keeps_the_old_key() {
 
 /// `set` for one instance, and what it says.
 fn set(instance: &Instance, changes: &[&str]) -> (i32, String) {
-    let mut command = super::support::world::binary();
+    let mut command = binary();
     let output = command.arg("set").args(changes).args(["--instance", &instance.admin()]).output().expect("it runs");
     let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     (output.status.code().expect("a code"), text)
@@ -325,6 +325,12 @@ fn log_level_and_rate_limit_change_at_run_time_and_all_else_says_restart() {
     }
     assert_eq!(report(&world, &[instance.admin()]).1["rate_limit"], 20, "all of it, or nothing");
     assert_eq!(set(&instance, &["deliver.rate_limit"]).0, 2, "wrong usage");
+    // One that stands still takes it when it goes on.
+    let silent = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
+    let place = silent.local_addr().expect("an address").to_string();
+    let output = binary().args(["set", "deliver.rate_limit=7", "--instance", &place]).output().expect("it runs");
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.code() == Some(1) && told.contains("it may be changed, or be it yet"), "{told}");
     assert_eq!(set(&instance, &["deliver.rate_limit=1"]).0, 0);
     world.visits(65..265);
     assert_eq!(set(&instance, &["deliver.rate_limit=0", "log.level=info"]).0, 0);

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::table::counted;
-use super::{CommandError, SettingsArgs, Stopped, load, start_logs};
+use super::{CommandError, SettingsArgs, Stopped, load, start_logs, write_line};
 use crate::config::{Log, table};
 use crate::suppress::SuppressList;
 use crate::{kafka, nat};
@@ -110,10 +110,10 @@ pub struct Report {
 impl Report {
     pub fn take(&mut self, what: &str, result: Result<String, String>) {
         match result {
-            Ok(found) => println!("ok       {what}: {found}"),
+            Ok(found) => write_line(&format!("ok       {what}: {found}")),
             Err(problem) => {
                 self.problems += 1;
-                println!("PROBLEM  {what}: {problem}");
+                write_line(&format!("PROBLEM  {what}: {problem}"));
             }
         }
     }

@@ -58,13 +58,18 @@ impl Asker {
 /// The innermost cause says most ("connection refused").
 fn innermost(error: &reqwest::Error) -> String {
     if error.is_timeout() {
-        return format!("no answer within {} s", PATIENCE.as_secs());
+        return no_answer();
     }
     let mut cause: &dyn std::error::Error = error;
     while let Some(inner) = cause.source() {
         cause = inner;
     }
     cause.to_string()
+}
+
+/// The one error of `Asker` after which what was asked for may be done all the same.
+pub fn no_answer() -> String {
+    format!("no answer within {} s", PATIENCE.as_secs())
 }
 
 /// What `--instance` names.

@@ -168,6 +168,17 @@ fn write_out(text: &str) {
     }
 }
 
+/// A line of a result whose exit code says more: where nobody reads any more the work goes on.
+fn write_line(line: &str) {
+    match try_write_out(&format!("{line}\n")) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            eprintln!("error: standard output: {error}");
+            std::process::exit(1)
+        }
+        _ => {}
+    }
+}
+
 /// The result of a command that has changed something: it ends with `code`, though nobody may read any more.
 fn write_result(text: &str, code: ExitCode) -> ExitCode {
     match try_write_out(text) {

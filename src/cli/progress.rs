@@ -78,17 +78,25 @@ impl Drop for Progress {
 fn style(what: &str, unit: &str, total: u64) -> ProgressStyle {
     let template = match total {
         0 => format!("{what} {{spinner}} {{human_pos}} {unit}  {{rate}}"),
-        _ => format!("{what} {{wide_bar}} {{human_pos}}/{{human_len}} {unit}  {{rate}}  {{eta}} left"),
+        _ => format!("{what} {{wide_bar}} {{human_pos}}/{{human_len}} {unit}  {{rate}}  {{left}}"),
     };
     bar_style(&template)
 }
 
-/// As indicatif's templates; `{rate}` is a whole number a second.
+/// As indicatif's templates; `{rate}` is a whole number a second, `{left}` the time left.
 pub fn bar_style(template: &str) -> ProgressStyle {
     let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
-    style.with_key("rate", |state: &ProgressState, text: &mut dyn Write| {
-        let _ = write!(text, "{}/s", number(state.per_sec() as u64)); // Into a text: it does not fail.
-    })
+    // Into a text: writing does not fail.
+    let rate = |state: &ProgressState, text: &mut dyn Write| {
+        let _ = write!(text, "{}/s", number(state.per_sec() as u64));
+    };
+    let left = |state: &ProgressState, text: &mut dyn Write| {
+        let _ = match state.pos() {
+            0 => write!(text, "time left: unknown"),
+            _ => write!(text, "{:#} left", HumanDuration(state.eta())),
+        };
+    };
+    style.with_key("rate", rate).with_key("left", left)
 }
 
 fn plain(what: &str, unit: &str, done: u64, total: u64, elapsed: Duration) -> String {

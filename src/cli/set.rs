@@ -17,8 +17,8 @@ use crate::config::Config;
     nat-destination set deliver.rate_limit=0 --config nat-destination.toml    (no limit)\n\n\
     It has to be run on the instance's own machine. The configuration file is not changed: put there what is to stay. \
     Every other setting needs a restart, but for the API key: its file is read again when it changes.\n\n\
-    Exit codes: 0 changed, 1 a problem, told on stderr: an instance that it names is not changed, \
-    the others are; 2 wrong usage, 130 stopped before all were asked.")]
+    Exit codes: 0 changed, 1 a problem, told on stderr: an instance that it names is not changed (or \
+    may be, where it gave no answer in time), the others are; 2 wrong usage, 130 stopped before all were asked.")]
 pub struct SetArgs {
     /// What is to hold: log.level, deliver.rate_limit
     #[arg(required = true, value_name = "NAME=VALUE", value_parser = pair)]
@@ -66,11 +66,14 @@ pub async fn run(args: SetArgs) -> Result<ExitCode, CommandError> {
 
 /// What holds from now on.
 async fn change(asker: &Asker, place: &Place, body: String) -> Result<String, String> {
-    match asker.put(place.address.clone()?, "/settings", body).await? {
+    let asked = asker.put(place.address.clone()?, "/settings", body).await;
+    let unknown = |problem| match problem == instances::no_answer() {
+        true => format!("{problem}: it may be changed, or be it yet; ask nat-destination status, or run it again"),
+        false => problem,
+    };
+    match asked.map_err(unknown)? {
         (200, holds) => Ok(holds),
-        (404 | 405, _) => {
-            Err("what answers there knows of no settings: is it an instance, and of this version?".into())
-        }
-        (_, refused) => Err(refused),
+        (400 | 403 | 500, refused) if !refused.trim_start().starts_with('<') => Err(refused),
+        _ => Err("what answers there knows of no settings: is it an instance, and of this version?".into()),
     }
 }

@@ -51,6 +51,11 @@ impl Stopped {
         Stopped(receiver)
     }
 
+    #[cfg(test)]
+    pub fn already() -> Stopped {
+        Stopped(watch::channel(true).1)
+    }
+
     pub fn is_so(&self) -> bool {
         *self.0.borrow()
     }

@@ -220,7 +220,7 @@ impl Resolver {
                 self.resolved.values.insert(setting.name, (value, origin));
             }
             Err(message) => {
-                let value = if setting.secret { "(secret)".into() } else { raw.to_string() };
+                let value = shown(setting, &raw);
                 self.problem(name, Some(value), format!("{message}; it was set by {origin}"));
             }
         }
@@ -267,6 +267,19 @@ impl Resolver {
 /// `nat.url` → `NAT_DESTINATION_NAT_URL`.
 pub fn environment_name(setting: &str) -> String {
     format!("{ENVIRONMENT_PREFIX}{}", setting.to_uppercase().replace('.', "_"))
+}
+
+/// A value at fault, without what is a secret in it.
+fn shown(setting: &Setting, raw: &Raw) -> String {
+    match (setting.kind, raw) {
+        _ if setting.secret => "(secret)".into(),
+        (Kind::HttpUrl, Raw::One(url)) if url.contains('@') => {
+            let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
+            let host = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
+            format!("{:?}", format!("{scheme}://(secret)@{host}"))
+        }
+        _ => raw.to_string(),
+    }
 }
 
 /// A secret's value is never shown, nor is a property's that may be one.

@@ -27,7 +27,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use reqwest::header::HeaderMap;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Sleep;
 
@@ -36,7 +35,7 @@ use crate::dead_letter::Reason;
 use crate::dedup::Contact;
 use crate::kafka::{Ack, KafkaProblem};
 use crate::metrics::{Metrics, Outcome};
-use crate::nat::{Answer, NatClient};
+use crate::nat::{Answer, Carried, NatClient};
 use crate::stage::{CircuitOpen, StageStatus, Stop, Whereabouts};
 use crate::suppress::Suppressed;
 
@@ -155,7 +154,7 @@ struct Deliver {
     pace: Pace,
     /// Both can be changed while it runs.
     rate_limit: watch::Receiver<u32>,
-    key: watch::Receiver<HeaderMap>,
+    key: watch::Receiver<Carried>,
     patience: PatienceClock,
     lease: Lease,
     /// Whether the lease held when last looked at.

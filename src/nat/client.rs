@@ -7,7 +7,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use reqwest::header::{HeaderName, RETRY_AFTER};
 
-use super::key::Key;
+use super::key::{Carried, Key, Secrets};
 use super::verdict::{self, Answer, Failure};
 use crate::config::Nat;
 
@@ -60,12 +60,13 @@ impl NatClient {
         body: Bytes,
         idempotency_key: &str,
     ) -> impl Future<Output = (Answer, Duration)> + Send + 'static {
-        let request = self.http.post(self.url.clone()).headers(self.key.headers());
+        let Carried { headers, secrets } = self.key.carried();
+        let request = self.http.post(self.url.clone()).headers(headers);
         let request = request.header(IDEMPOTENCY_KEY, idempotency_key).body(body).send();
         async move {
             let began = std::time::Instant::now();
             let answer = match request.await {
-                Ok(response) => read_answer(response).await,
+                Ok(response) => read_answer(response, &secrets).await,
                 Err(error) => failed(&error),
             };
             (answer, began.elapsed())
@@ -73,7 +74,7 @@ impl NatClient {
     }
 }
 
-async fn read_answer(mut response: reqwest::Response) -> Answer {
+async fn read_answer(mut response: reqwest::Response, secrets: &Secrets) -> Answer {
     let status = response.status();
     let retry_after = response
         .headers()
@@ -89,7 +90,10 @@ async fn read_answer(mut response: reqwest::Response) -> Answer {
             Ok(None) | Err(_) => break,
         }
     }
-    let body = if status.is_success() { String::new() } else { verdict::redacted(&String::from_utf8_lossy(&body)) };
+    let body = match status.is_success() {
+        true => String::new(),
+        false => verdict::redacted(&secrets.taken_out_of(&String::from_utf8_lossy(&body))),
+    };
     Answer::Status { status: status.as_u16(), retry_after, body }
 }
 

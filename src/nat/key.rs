@@ -9,15 +9,36 @@ use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, Header
 use tokio::sync::watch;
 
 use super::client::ClientError;
+use crate::address::REDACTED;
 use crate::config::{Auth, KeySource, Nat};
 
 /// How often the file is looked at. Files that are mounted are often exchanged in ways that no notice comes of.
 const EVERY: Duration = Duration::from_secs(1);
 
+/// What a request is sent with.
+#[derive(Clone, PartialEq)]
+pub struct Carried {
+    pub headers: HeaderMap,
+    pub secrets: Secrets,
+}
+
+/// The key and what stands for it in the headers: taken out of an answer that repeats it.
+#[derive(Clone, PartialEq)]
+pub struct Secrets(Arc<[String]>);
+
+impl Secrets {
+    /// The text, with `(redacted)` for the key.
+    pub fn taken_out_of(&self, text: &str) -> String {
+        // One of three letters would be found in every other word.
+        let secrets = self.0.iter().filter(|secret| secret.len() > 3);
+        secrets.fold(text.to_owned(), |text, secret| text.replace(secret.as_str(), REDACTED))
+    }
+}
+
 /// The key, as the headers that carry it.
 pub struct Key {
     settings: Nat,
-    headers: watch::Sender<HeaderMap>,
+    carried: watch::Sender<Carried>,
     /// What was wrong with the file when it was last read: said once, not every second.
     problem: Mutex<Option<String>>,
 }
@@ -26,18 +47,17 @@ impl Key {
     /// # Errors
     /// When the key cannot be read or is not one, naming the setting.
     pub fn read(settings: Nat) -> Result<Key, ClientError> {
-        let headers = watch::Sender::new(headers(&settings)?);
-        Ok(Key { settings, headers, problem: Mutex::default() })
+        let carried = watch::Sender::new(carried(&settings)?);
+        Ok(Key { settings, carried, problem: Mutex::default() })
     }
 
-    /// What a request is sent with.
-    pub fn headers(&self) -> HeaderMap {
-        self.headers.borrow().clone()
+    pub fn carried(&self) -> Carried {
+        self.carried.borrow().clone()
     }
 
     /// Hears of each new key.
-    pub fn news(&self) -> watch::Receiver<HeaderMap> {
-        self.headers.subscribe()
+    pub fn news(&self) -> watch::Receiver<Carried> {
+        self.carried.subscribe()
     }
 
     /// Whether the file was when it was last read; the next start would fail.
@@ -48,10 +68,10 @@ impl Key {
     /// Takes what the file holds now. Where that is no key, the one that was is kept.
     pub fn read_again(&self) {
         let mut last_problem = self.problem.lock().unwrap_or_else(PoisonError::into_inner);
-        match headers(&self.settings) {
+        match carried(&self.settings) {
             Ok(new) => {
                 let was_wrong = last_problem.take().is_some();
-                let changed = self.headers.send_if_modified(|held| {
+                let changed = self.carried.send_if_modified(|held| {
                     let changed = *held != new;
                     *held = new;
                     changed
@@ -98,8 +118,9 @@ pub fn watch_key(key: Arc<Key>, is_wrong: impl Fn(bool) + Send + 'static) {
     });
 }
 
-fn headers(settings: &Nat) -> Result<HeaderMap, ClientError> {
+fn carried(settings: &Nat) -> Result<Carried, ClientError> {
     let key = read_key(&settings.key)?;
+    let secrets = Secrets([key.clone(), STANDARD.encode(format!("{key}:"))].into());
     let (name, value) = match &settings.auth {
         // What stands behind it would be taken for the password's beginning (RFC 7617, section 2).
         Auth::Basic if key.contains(':') => {
@@ -119,7 +140,7 @@ fn headers(settings: &Nat) -> Result<HeaderMap, ClientError> {
     let mut headers = HeaderMap::new();
     headers.insert(name, value);
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    Ok(headers)
+    Ok(Carried { headers, secrets })
 }
 
 fn key_error(source: &KeySource, problem: String) -> ClientError {
@@ -132,7 +153,7 @@ fn key_error(source: &KeySource, problem: String) -> ClientError {
 
 /// What is wrong with the key, if anything is: for `check`.
 pub fn key_problem(settings: &Nat) -> Option<ClientError> {
-    headers(settings).err()
+    carried(settings).err()
 }
 
 /// The key without the one line end that editors and `echo` leave behind it.
@@ -175,6 +196,21 @@ mod tests {
 
     fn nat(key: KeySource, auth: Auth) -> Nat {
         Nat { url: "http://127.0.0.1:1/".into(), key, auth, timeout: Duration::from_secs(1) }
+    }
+
+    fn headers(settings: &Nat) -> Result<HeaderMap, ClientError> {
+        carried(settings).map(|carried| carried.headers)
+    }
+
+    #[test]
+    fn an_answer_that_repeats_the_key_is_kept_without_it() {
+        let kept = |key: &str, text: &str| {
+            carried(&nat(KeySource::Value(key.into()), Auth::Basic)).expect("right").secrets.taken_out_of(text)
+        };
+        let told =
+            kept("nat_live_0123", r#"{"message":"key nat_live_0123 (Basic bmF0X2xpdmVfMDEyMzo=) has no permission"}"#);
+        assert_eq!(told, r#"{"message":"key (redacted) (Basic (redacted)) has no permission"}"#);
+        assert_eq!(kept("e", "the event"), "the event");
     }
 
     #[test]
@@ -226,7 +262,7 @@ mod tests {
         let write = |text: &str| std::fs::write(&path, text).expect("written");
         write("old");
         let key = Key::read(nat(KeySource::File(path.clone()), Auth::Bearer)).expect("right");
-        let sent = || key.headers()[AUTHORIZATION].to_str().expect("text").to_owned();
+        let sent = || key.carried().headers[AUTHORIZATION].to_str().expect("text").to_owned();
         for (text, expected) in [("new", "Bearer new"), ("", "Bearer new"), ("a b", "Bearer new"), ("x", "Bearer x")] {
             write(text);
             key.read_again();

@@ -6,6 +6,6 @@ mod request;
 mod verdict;
 
 pub use client::{ClientError, NatClient};
-pub use key::{key_problem, watch_key};
+pub use key::{Carried, key_problem, watch_key};
 pub use request::{body, idempotency_key};
 pub use verdict::{Answer, Failure, Verdict, redacted};

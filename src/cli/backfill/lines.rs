@@ -124,6 +124,7 @@ impl Source {
                 _ => Box::new(whole),
             },
             longest: LONGEST,
+            stopped: stopped.clone(),
         })
     }
 }
@@ -197,6 +198,7 @@ fn skip_zeros(reader: &mut impl BufRead) -> io::Result<bool> {
 pub struct Lines {
     reader: Box<dyn BufRead>,
     longest: usize,
+    stopped: Stopped,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -211,11 +213,15 @@ impl Lines {
     /// Reads the next line, without its end, into `line`.
     ///
     /// # Errors
-    /// When the file cannot be read on: a compressed one may be cut short. And when it is told to stop while a stream is silent.
+    /// When the file cannot be read on: a compressed one may be cut short. And when it is told to stop while a stream is silent,
+    /// or in the middle of a line that has no end.
     pub fn next(&mut self, line: &mut Vec<u8>) -> io::Result<Line> {
         line.clear();
         let (mut any, mut too_long) = (false, false);
         loop {
+            if too_long && self.stopped.is_so() {
+                return Err(io::Error::other("told to stop"));
+            }
             let available = match self.reader.fill_buf() {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 available => available?,
@@ -246,7 +252,7 @@ mod tests {
 
     fn lines_of(bytes: &[u8]) -> Vec<String> {
         let reader = Box::new(BufReader::with_capacity(3, Cursor::new(bytes.to_vec())));
-        let mut lines = Lines { reader, longest: 20 };
+        let mut lines = Lines { reader, longest: 20, stopped: Stopped::default() };
         let (mut line, mut found) = (Vec::new(), Vec::new());
         loop {
             match lines.next(&mut line).expect("read") {
@@ -268,6 +274,13 @@ mod tests {
     fn a_line_too_long_is_passed_over_whole() {
         assert_eq!(lines_of(b"one\ntwo, which is longer than it may be\nthree"), ["one", "(too long)", "three"]);
         assert_eq!(lines_of(b"one, which is longer than it may be"), ["(too long)"]);
+    }
+
+    #[test]
+    fn a_line_without_an_end_ends_when_it_is_told_to_stop() {
+        let mut lines =
+            Lines { reader: Box::new(BufReader::new(io::repeat(b'x'))), longest: 20, stopped: Stopped::already() };
+        assert!(lines.next(&mut Vec::new()).expect_err("endless").to_string().contains("told to stop"));
     }
 
     #[test]
