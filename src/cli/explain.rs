@@ -2,7 +2,7 @@
 //! `--contact`, what a deployment knows of one contact.
 
 use std::borrow::Cow;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, IsTerminal, Read, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -13,7 +13,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use super::table::counted;
-use super::{CommandError, SettingsArgs, contact, suppress_list, time};
+use super::{CommandError, SettingsArgs, contact, remark, suppress_list, time};
 use crate::config::Config;
 use crate::dedup::{Contact, DedupKey, Kind};
 use crate::nat;
@@ -98,6 +98,10 @@ fn explain_events(args: &ExplainArgs) -> Result<ExitCode, CommandError> {
         }
         None => Box::new(std::io::stdin()),
     };
+    let is_typed = file.is_none() && std::io::stdin().is_terminal();
+    if is_typed {
+        remark("events are read from the terminal, one a line; Ctrl-D ends");
+    }
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
     for (number, line) in BufReader::new(input).split(b'\n').enumerate() {
         let line = line.map_err(|error| CommandError::Told(format!("{name}: line {}: {error}", number + 1)))?;
@@ -107,6 +111,7 @@ fn explain_events(args: &ExplainArgs) -> Result<ExitCode, CommandError> {
         } else {
             write_words(&mut out, number + 1, &fate)
         };
+        let written = if is_typed { written.and_then(|()| out.flush()) } else { written };
         if written.is_err() {
             return ended(written);
         }

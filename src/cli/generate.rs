@@ -13,7 +13,7 @@ use rdkafka::message::{Header, OwnedHeaders};
 
 use super::progress::Progress;
 use super::table::counted;
-use super::{CommandError, STOPPED, SettingsArgs, Stopped, start_logs};
+use super::{CommandError, STOPPED, SettingsArgs, Stopped, share, start_logs};
 use crate::config::{Config, Log};
 use crate::kafka::{self, Ack, AckingProducer, OutgoingRecord};
 use crate::sandbox::generator::{Generated, Generator, Options};
@@ -43,13 +43,13 @@ pub struct GenerateArgs {
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
     contacts: u32,
     /// Share of identify calls
-    #[arg(long, default_value_t = 0.05)]
+    #[arg(long, default_value_t = 0.05, value_parser = share, value_name = "SHARE")]
     identify: f64,
     /// Share of Engage's among the identify calls
-    #[arg(long, default_value_t = 0.1)]
+    #[arg(long, default_value_t = 0.1, value_parser = share, value_name = "SHARE")]
     engage: f64,
     /// Share of broken and invalid records
-    #[arg(long, default_value_t = 0.01)]
+    #[arg(long, default_value_t = 0.01, value_parser = share, value_name = "SHARE")]
     bad: f64,
     /// The events spread over so many days before now
     #[arg(long, default_value_t = 3)]

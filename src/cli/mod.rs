@@ -282,6 +282,14 @@ async fn verified(mut config: Config) -> Result<Config, CommandError> {
     Ok(config)
 }
 
+/// A share on the command line.
+fn share(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(share) if (0.0..=1.0).contains(&share) => Ok(share),
+        _ => Err("it must be a share from 0 to 1, such as 0.05".into()),
+    }
+}
+
 /// `None`: there is none.
 fn suppress_list(config: &Config) -> Result<Option<SuppressList>, CommandError> {
     config.suppress_file.as_deref().map(SuppressList::read).transpose().map_err(CommandError::told)

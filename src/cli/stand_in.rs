@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::{CommandError, start_logs, told_to_stop};
+use super::{CommandError, share, start_logs, told_to_stop};
 use crate::config::{Log as LogSettings, resolve::parse_duration};
 use crate::sandbox::stand_in::{Behaviour, Log, StandIn};
 
@@ -43,20 +43,13 @@ pub struct StandInArgs {
     #[arg(long, env = "STAND_IN_API_KEY", hide_env_values = true, value_name = "KEY")]
     api_key: Option<String>,
     /// Answer every right request with this status
-    #[arg(long, value_name = "STATUS")]
+    #[arg(long, value_name = "STATUS", value_parser = clap::value_parser!(u16).range(200..=599))]
     status: Option<u16>,
     /// The log of answers; - or nothing: standard output
     #[arg(long, value_name = "FILE")]
     log: Option<PathBuf>,
     #[arg(long, default_value_t = 0)]
     seed: u64,
-}
-
-fn share(text: &str) -> Result<f64, String> {
-    match text.parse::<f64>() {
-        Ok(share) if (0.0..=1.0).contains(&share) => Ok(share),
-        _ => Err("it must be a share from 0 to 1, such as 0.05".into()),
-    }
 }
 
 pub async fn run(args: StandInArgs) -> Result<ExitCode, CommandError> {

@@ -88,6 +88,10 @@ pub fn added(partitions: usize, made_with: usize) -> String {
     )
 }
 
+/// What is told of a layout that this version cannot read.
+pub const UNREADABLE: &str = "what it holds was not written by this version of the program: run the newest version that has run here, or, if the \
+     record is another tool's, delete the topic and start again";
+
 /// The record, `None` where there is none.
 ///
 /// # Errors
@@ -132,13 +136,7 @@ async fn values(config: &Config) -> Result<Vec<Vec<u8>>, KafkaProblem> {
 fn decode(topic: &str, value: &[u8]) -> Result<Layout, KafkaProblem> {
     match serde_json::from_slice::<Layout>(value) {
         Ok(layout) if layout.version == VERSION && layout.partitions > 0 => Ok(layout),
-        _ => {
-            let problem =
-                "what it holds was not written by this version of the program: run the newest version that has run \
-                           here, or, if the record is another tool's, delete the topic and start again"
-                    .into();
-            Err(KafkaProblem::Topic { topic: topic.into(), problem })
-        }
+        _ => Err(KafkaProblem::Topic { topic: topic.into(), problem: UNREADABLE.into() }),
     }
 }
 

@@ -23,7 +23,7 @@ pub use describe::{Description, Reading, describe, reading, retention};
 pub use group::{Gone, GroupConsumer, Lacking, Notice, PollError, TopicPartition};
 pub use grow::{grow, may_grow};
 pub use keying::{Classes, partition_of};
-pub use layout::{Layout, Resizing, added, read_layout, read_layouts, write_layout};
+pub use layout::{Layout, Resizing, UNREADABLE, added, read_layout, read_layouts, write_layout};
 pub use members::members;
 pub use own::{Inspected, TopicReport, Verified, ensure_layout, inspect, verify_keying, verify_or_create};
 pub use patience::patiently;

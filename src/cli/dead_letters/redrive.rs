@@ -39,7 +39,8 @@ use crate::suppress::SuppressList;
     nat-destination dead-letters redrive --config nat-destination.toml --since 2d --again --dry-run\n\n\
     Takes what is there at its start. It can be stopped (Ctrl-C) and run again: what was taken is noted in the dead-letter \
     topic, and passed over. Two at a time do no harm: what both take is delivered once, since the contact's day is used up; \
-    and where it is rejected again, twice, the next redrive takes one of the two letters and notes both.\n\n\
+    and where it is rejected again, twice, the next redrive takes one of the two letters and notes both. \
+    A dry run does not know how large a record the queue takes.\n\n\
     Passed over as well: what is still invalid or filtered by today's settings, what another tool wrote or changed, what does not stand \
     in the topic whole, what was redriven --max-redrives times already, and Engage's events older than the value that \
     Nat.app has or that waits for it.\n\n\

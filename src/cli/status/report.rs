@@ -448,8 +448,9 @@ mod tests {
             ..found(&[Ok(wrong), Ok(other), Err("refused".into())])
         };
         let added = Found { keying: topic(crate::kafka::added(5, 3)), ..found(&[]) };
-        let problems = [all_at_once, added].map(|found| Report::of(found).problems).concat();
-        assert_eq!(problems.len(), 18, "{problems:#?}");
+        let unreadable = Found { keying: topic(crate::kafka::UNREADABLE.into()), ..found(&[]) };
+        let problems = [all_at_once, added, unreadable].map(|found| Report::of(found).problems).concat();
+        assert_eq!(problems.len(), 20, "{problems:#?}");
         let runbook = include_str!("../../../deploy/runbook.md");
         let (_, table) = runbook.split_once("| line | what it means | what to do |\n|---|---|---|\n").expect("a table");
         let rows: Vec<&str> = table.lines().map_while(|line| line.strip_prefix("| `")?.split('`').next()).collect();
