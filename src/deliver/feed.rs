@@ -15,7 +15,7 @@ use crate::kafka::{
     Gone, GroupConsumer, Headers, KafkaProblem, Lacking, Notice, PollError, TopicPartition, consumer_config, headers_of,
 };
 use crate::metrics::Metrics;
-use crate::stage::{Budget, Intake};
+use crate::stage::{Budget, Intake, Trouble};
 
 /// One record of the queue.
 #[derive(Debug, Clone)]
@@ -99,6 +99,7 @@ pub struct Feed {
     commands: Receiver<ToFeed>,
     metrics: Arc<Metrics>,
     budget: Budget,
+    trouble: Trouble,
     ahead: ReadAhead,
     last_turn: Instant,
     circuit_open: bool,
@@ -129,6 +130,7 @@ impl Feed {
             commands,
             metrics,
             budget: Budget::new(config.deliver),
+            trouble: Trouble::of(STAGE),
             ahead: ReadAhead::new(config.concurrency),
             last_turn: Instant::now(),
             circuit_open: false,
@@ -212,7 +214,7 @@ impl Feed {
                 Some(Err(PollError::OffsetGone)) => self.find_place_again()?,
                 Some(Err(PollError::Passing(error))) => {
                     self.metrics.kafka_errors.with_label_values(&[STAGE]).inc();
-                    tracing::warn!(stage = STAGE, error, "the Kafka client has trouble and goes on by itself");
+                    self.trouble.tell(&error, Instant::now());
                 }
             }
             wait = Duration::ZERO;

@@ -142,7 +142,7 @@ pub(super) const NOT_IN_TOPIC: &str = "not in the topic";
 
 /// How long it is waited before a partition is asked whether it is read, and again. One that was just taken over is not, for a
 /// moment.
-const DOUBT: Duration = Duration::from_secs(1);
+const DOUBT: Duration = Duration::from_secs(2);
 
 /// A partition's offset was not in its topic, and is by now: it grew meanwhile. Which one's, the client does not tell.
 struct Doubt {
@@ -357,26 +357,29 @@ impl GroupConsumer {
             }
         }
         let is_found = !lacking.gone.is_empty() || lacking.stopped.len() > known;
-        lacking.stopped.extend(self.resolve_doubt(is_found, &in_range)?);
+        lacking.stopped.extend(self.resolve_doubt(is_found, &in_range));
         Ok(lacking)
     }
 
     /// Of partitions whose offset is in their topic, those that the client has given up all the same: their topic has grown past
     /// the offset since, and what lies before it would be passed over. Looked for when nothing else explains an error.
-    fn resolve_doubt(
-        &self,
-        is_found: bool,
-        in_range: &[(TopicPartition, i64)],
-    ) -> Result<Vec<TopicPartition>, KafkaProblem> {
-        let Ok(mut doubt) = self.doubt.lock() else { return Ok(Vec::new()) };
+    fn resolve_doubt(&self, is_found: bool, in_range: &[(TopicPartition, i64)]) -> Vec<TopicPartition> {
+        let Ok(mut doubt) = self.doubt.lock() else { return Vec::new() };
         let now = Instant::now();
         let Some(due) = doubt.take_if(|doubt| now >= doubt.look_at) else {
             if !is_found {
                 doubt.get_or_insert(Doubt { look_at: now + DOUBT, unread: Vec::new() });
             }
-            return Ok(Vec::new());
+            return Vec::new();
         };
-        let unread = self.not_fetched(in_range)?;
+        let unread = match self.not_fetched(in_range) {
+            Ok(unread) => unread,
+            Err(error) => {
+                tracing::debug!(%error, "whether all partitions are read is not known; it is asked again");
+                *doubt = Some(Doubt { look_at: now + DOUBT, ..due });
+                return Vec::new();
+            }
+        };
         let (sure, not_yet): (Vec<_>, Vec<_>) = unread.into_iter().partition(|(place, _)| due.unread.contains(place));
         if !not_yet.is_empty() {
             let unread = not_yet.into_iter().map(|(place, _)| place).collect();
@@ -386,20 +389,19 @@ impl GroupConsumer {
             tell_stopped(&place.0, place.1, *next, "passed it since".into());
             self.stop(place, *next);
         }
-        Ok(sure.into_iter().map(|(place, _)| place).collect())
+        sure.into_iter().map(|(place, _)| place).collect()
     }
 
     /// Those that the client fetches nothing of: it seeks in no such partition. The others are sought in where they stand.
-    fn not_fetched(&self, positions: &[(TopicPartition, i64)]) -> Result<Vec<(TopicPartition, i64)>, KafkaProblem> {
+    fn not_fetched(&self, positions: &[(TopicPartition, i64)]) -> KafkaResult<Vec<(TopicPartition, i64)>> {
         if positions.is_empty() {
             return Ok(Vec::new());
         }
         let mut list = TopicPartitionList::with_capacity(positions.len());
         for ((topic, partition), next) in positions {
-            list.add_partition_offset(topic, *partition, Offset::Offset(*next))
-                .map_err(failed("choosing an offset"))?;
+            list.add_partition_offset(topic, *partition, Offset::Offset(*next))?;
         }
-        let sought = self.consumer.seek_partitions(list, self.timeout).map_err(failed("asking what is fetched"))?;
+        let sought = self.consumer.seek_partitions(list, self.timeout)?;
         // A position is not known again before something is read.
         if let Ok(mut begins) = self.begins.lock() {
             begins.extend(positions.iter().cloned());

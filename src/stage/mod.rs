@@ -4,7 +4,9 @@
 mod budget;
 mod ledger;
 mod status;
+mod trouble;
 
 pub use budget::{Budget, Intake};
 pub use ledger::Ledger;
 pub use status::{CircuitOpen, Position, StageStatus, Stop, Stopper, Whereabouts, stopper};
+pub use trouble::Trouble;

@@ -27,8 +27,8 @@ use crate::kafka::{Headers, Range};
 #[command(after_help = "Examples:\n  \
     nat-destination dead-letters export letters.jsonl --config nat-destination.toml --since 7d\n  \
     nat-destination dead-letters export - --config nat-destination.toml --reason rejected | jq -r .value\n\n\
-    Each line: the fields of `list`, then first_attempt, last_attempt, answer, message, truncated_from, headers (the source \
-    record's), key, value. Key, value and header values are text, or `…_base64` where they are not UTF-8. They hold personal \
+    Each line: the fields of `list`, then first_attempt, last_attempt, answer, message, truncated_from, bare, headers (the \
+    source record's), key, value. Key, value and header values are text, or `…_base64` where they are not UTF-8. They hold personal \
     data: the file is readable by its owner only. Until it is whole it is called `FILE.NUMBER.partial`.")]
 pub struct ExportArgs {
     /// The file to write; - is standard output
@@ -221,6 +221,7 @@ fn verdict(line: &mut Map<String, Value>, letter: Option<&Letter>) {
         ("last_attempt", time(|letter| letter.last_attempt)),
         ("message", json!(letter.and_then(|letter| letter.message.as_ref()))),
         ("truncated_from", json!(letter.and_then(|letter| letter.truncated))),
+        ("bare", json!(letter.map(|letter| letter.bare))),
     ] {
         line.insert(name.into(), value);
     }
