@@ -15,7 +15,7 @@ use crate::kafka::{
     Gone, GroupConsumer, Headers, KafkaProblem, Lacking, Notice, PollError, TopicPartition, consumer_config, headers_of,
 };
 use crate::metrics::Metrics;
-use crate::stage::{Budget, Intake, Trouble};
+use crate::stage::{Budget, Intake, Seldom};
 
 /// One record of the queue.
 #[derive(Debug, Clone)]
@@ -99,7 +99,7 @@ pub struct Feed {
     commands: Receiver<ToFeed>,
     metrics: Arc<Metrics>,
     budget: Budget,
-    trouble: Trouble,
+    trouble: Seldom,
     ahead: ReadAhead,
     last_turn: Instant,
     circuit_open: bool,
@@ -130,7 +130,7 @@ impl Feed {
             commands,
             metrics,
             budget: Budget::new(config.deliver),
-            trouble: Trouble::of(STAGE),
+            trouble: Seldom::default(),
             ahead: ReadAhead::new(config.concurrency),
             last_turn: Instant::now(),
             circuit_open: false,
@@ -214,7 +214,14 @@ impl Feed {
                 Some(Err(PollError::OffsetGone)) => self.find_place_again()?,
                 Some(Err(PollError::Passing(error))) => {
                     self.metrics.kafka_errors.with_label_values(&[STAGE]).inc();
-                    self.trouble.tell(&error, Instant::now());
+                    if let Some(errors) = self.trouble.count(Instant::now()) {
+                        tracing::warn!(
+                            stage = STAGE,
+                            error,
+                            errors,
+                            "the Kafka client has trouble and goes on by itself"
+                        );
+                    }
                 }
             }
             wait = Duration::ZERO;

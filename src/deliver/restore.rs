@@ -24,6 +24,7 @@ use crate::dedup::{Change, DeliveredSet, Key, Tried};
 use crate::kafka::{Context, KafkaProblem, client, is_final, reader_config};
 use crate::metrics::Metrics;
 use crate::mutant::{self, Mutant};
+use crate::stage::Seldom;
 
 /// What the restore tells the loop.
 pub enum FromRestore {
@@ -123,9 +124,9 @@ impl Restore {
         over: &AtomicBool,
     ) {
         let (topic, longest) = (self.config.topics.delivered.as_str(), self.config.kafka.timeout);
-        let mut patience = SHORT_PATIENCE.min(longest);
+        let (mut patience, mut trouble) = (SHORT_PATIENCE.min(longest), Seldom::default());
         while !waiting.is_empty() {
-            let mut without = Vec::new();
+            let (mut without, mut problem) = (Vec::new(), None);
             for (partition, mut reading) in waiting {
                 if over.load(Ordering::Acquire) || self.sender.is_closed() || reading.is_gone() {
                     let _ = found.send(Ok(None)); // An error says that nobody reads any more, here and below.
@@ -138,9 +139,7 @@ impl Restore {
                     }
                     Err(error) if is_final(&error) => Err(failed(error)),
                     Err(error) => {
-                        if patience == longest {
-                            tracing::warn!(%error, partition, "the delivered topic cannot be read yet; trying again");
-                        }
+                        problem = Some(error);
                         without.push((partition, reading));
                         continue;
                     }
@@ -148,6 +147,12 @@ impl Restore {
                 let _ = found.send(answer);
             }
             waiting = without;
+            if let Some(error) = problem
+                && patience == longest
+                && trouble.count(Instant::now()).is_some()
+            {
+                tell_waiting(&error, &waiting);
+            }
             if !waiting.is_empty() {
                 std::thread::sleep(Duration::from_millis(200));
             }
@@ -337,6 +342,15 @@ impl Reading {
         }
         true
     }
+}
+
+fn tell_waiting(error: &KafkaError, waiting: &[(i32, Reading)]) {
+    let partitions: Vec<i32> = waiting.iter().map(|(partition, _)| *partition).collect();
+    tracing::warn!(
+        %error,
+        ?partitions,
+        "the delivered topic cannot be read yet: has each of these partitions a leader? Trying again"
+    );
 }
 
 fn failed(error: KafkaError) -> KafkaProblem {

@@ -25,7 +25,7 @@ use crate::metrics::{Metrics, Outcome};
 use crate::mutant;
 use crate::poison::{Panicked, contained};
 use crate::segment::{self, Reading};
-use crate::stage::{Budget, Intake, StageStatus, Stop, Trouble, Whereabouts};
+use crate::stage::{Budget, Intake, Seldom, StageStatus, Stop, Whereabouts};
 use crate::suppress::Suppressed;
 
 use source::{Sources, Token, Write};
@@ -67,7 +67,7 @@ pub fn run(
         sources: Sources::default(),
         stopped: Vec::new(),
         budget: Budget::new(config.ingest),
-        trouble: Trouble::of(STAGE),
+        trouble: Seldom::default(),
         paused: false,
         revoking: None,
     };
@@ -89,7 +89,7 @@ struct State<'a> {
     /// Partitions that cannot be read on, since what comes next in them cannot be known.
     stopped: Vec<TopicPartition>,
     budget: Budget,
-    trouble: Trouble,
+    trouble: Seldom,
     paused: bool,
     /// Partitions to hand back when drained, or at this moment.
     revoking: Option<(Vec<(String, i32)>, Instant)>,
@@ -148,7 +148,14 @@ impl Ingest<'_> {
                 }
                 Some(Err(PollError::Passing(error))) => {
                     state.metrics.kafka_errors.with_label_values(&[STAGE]).inc();
-                    state.trouble.tell(&error, Instant::now());
+                    if let Some(errors) = state.trouble.count(Instant::now()) {
+                        tracing::warn!(
+                            stage = STAGE,
+                            error,
+                            errors,
+                            "the Kafka client has trouble and goes on by itself"
+                        );
+                    }
                 }
             }
             wait = Duration::ZERO;

@@ -3,10 +3,10 @@
 
 mod budget;
 mod ledger;
+mod seldom;
 mod status;
-mod trouble;
 
 pub use budget::{Budget, Intake};
 pub use ledger::Ledger;
+pub use seldom::Seldom;
 pub use status::{CircuitOpen, Position, StageStatus, Stop, Stopper, Whereabouts, stopper};
-pub use trouble::Trouble;
