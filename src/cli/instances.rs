@@ -34,42 +34,41 @@ impl Asker {
     /// # Errors
     /// Why there is none, in a few words.
     pub async fn get(&self, address: SocketAddr, path: &str) -> Result<(u16, String), String> {
-        Asker::answer(self.0.get(format!("http://{address}{path}"))).await
+        Asker::answer(self.0.get(format!("http://{address}{path}"))).await.map_err(|error| innermost(&error))
     }
 
     /// As `get`.
     ///
     /// # Errors
-    /// As `get`.
+    /// As `get`; and that it may be done all the same, where the request had gone out.
     pub async fn put(&self, address: SocketAddr, path: &str, body: String) -> Result<(u16, String), String> {
-        Asker::answer(self.0.put(format!("http://{address}{path}")).body(body)).await
+        let asked = Asker::answer(self.0.put(format!("http://{address}{path}")).body(body)).await;
+        asked.map_err(|error| match error.is_connect() {
+            true => innermost(&error),
+            false => format!(
+                "{}: it may be changed, or be it yet; ask nat-destination status, or run it again",
+                innermost(&error)
+            ),
+        })
     }
 
-    async fn answer(request: reqwest::RequestBuilder) -> Result<(u16, String), String> {
-        let answer = async {
-            let answer = request.send().await?;
-            let status = answer.status().as_u16();
-            Ok::<_, reqwest::Error>((status, answer.text().await?))
-        };
-        answer.await.map_err(|error| innermost(&error))
+    async fn answer(request: reqwest::RequestBuilder) -> Result<(u16, String), reqwest::Error> {
+        let answer = request.send().await?;
+        let status = answer.status().as_u16();
+        Ok((status, answer.text().await?))
     }
 }
 
 /// The innermost cause says most ("connection refused").
 fn innermost(error: &reqwest::Error) -> String {
     if error.is_timeout() {
-        return no_answer();
+        return format!("no answer within {} s", PATIENCE.as_secs());
     }
     let mut cause: &dyn std::error::Error = error;
     while let Some(inner) = cause.source() {
         cause = inner;
     }
     cause.to_string()
-}
-
-/// The one error of `Asker` after which what was asked for may be done all the same.
-pub fn no_answer() -> String {
-    format!("no answer within {} s", PATIENCE.as_secs())
 }
 
 /// What `--instance` names.

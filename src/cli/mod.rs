@@ -158,24 +158,25 @@ fn remark(line: &str) {
 /// Writes a result to standard output, and at once. Whoever reads there may have read enough (`| head`): then the command
 /// ends here, quietly and with 0.
 fn write_out(text: &str) {
-    match try_write_out(text) {
-        Ok(()) => {}
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(0),
-        Err(error) => {
-            eprintln!("error: standard output: {error}");
-            std::process::exit(1)
-        }
+    if !is_read(text) {
+        std::process::exit(0)
     }
 }
 
 /// A line of a result whose exit code says more: where nobody reads any more the work goes on.
 fn write_line(line: &str) {
-    match try_write_out(&format!("{line}\n")) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+    is_read(&format!("{line}\n"));
+}
+
+/// Writes it; false where nobody reads any more. What cannot be written otherwise ends the command.
+fn is_read(text: &str) -> bool {
+    match try_write_out(text) {
+        Ok(()) => true,
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => false,
+        Err(error) => {
             eprintln!("error: standard output: {error}");
             std::process::exit(1)
         }
-        _ => {}
     }
 }
 

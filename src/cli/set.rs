@@ -66,12 +66,7 @@ pub async fn run(args: SetArgs) -> Result<ExitCode, CommandError> {
 
 /// What holds from now on.
 async fn change(asker: &Asker, place: &Place, body: String) -> Result<String, String> {
-    let asked = asker.put(place.address.clone()?, "/settings", body).await;
-    let unknown = |problem| match problem == instances::no_answer() {
-        true => format!("{problem}: it may be changed, or be it yet; ask nat-destination status, or run it again"),
-        false => problem,
-    };
-    match asked.map_err(unknown)? {
+    match asker.put(place.address.clone()?, "/settings", body).await? {
         (200, holds) => Ok(holds),
         (400 | 403 | 500, refused) if !refused.trim_start().starts_with('<') => Err(refused),
         _ => Err("what answers there knows of no settings: is it an instance, and of this version?".into()),

@@ -126,7 +126,8 @@ impl Meaning {
         let because = reason.map_or("a reason of a newer version of this program", Reason::because);
         let to_do = match (reason, letter.truncated) {
             _ if redriven => {
-                "nothing here: it was put into the queue again. Had it failed there, there would be a newer letter"
+                "nothing here: it was put into the queue again. Had it failed there, there would be a newer letter; had \
+                 the queue lost it (nat_destination_records_gone_total), redrive --again would send it"
             }
             _ if suppressed => {
                 "nothing: its contact is on the suppression list, so that redrive and replay pass it over"
